@@ -1,0 +1,240 @@
+"""Batches, the validation split, and a position that is nothing but a step number."""
+
+import ctypes
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from data_loader.sampler import Permutation, StepSampler
+from utils.errors import Refused, SampleError, Stopped
+from utils.seed import fetching, keys_of, seed_all
+
+SPLIT_KEY = 0  # the validation split is the same for every seed, so that runs compare
+
+
+class Batch(NamedTuple):
+    data: Any
+    size: int  # samples
+    bad: list[tuple[int, str]]  # samples that could not be read and were skipped: (index, why)
+
+
+class Samples:
+    """Part of a data set: positions 0..len-1 -> indices, `start` further on in a fixed random order."""
+
+    def __init__(self, length: int, order: Permutation | None = None, start: int = 0) -> None:
+        self.length, self.order, self.start = length, order, start
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        return positions if self.order is None else self.order(positions + self.start)
+
+
+class BaseDataLoader:
+    """Loads any map-style Dataset; derive from it and hand it your data set.
+
+    batch_size: samples per optimizer step, over all ranks and micro-batches.
+    validation_split: samples held out for validation, as a fraction or a count; the same ones for every seed.
+    collate_fn: list of samples -> batch.
+    eval_dataset: the same samples as validation sees them, without augmentation (default: `dataset` itself).
+    skip_bad_samples: samples that may fail to load before the run stops.
+
+    A data set may have `__getitems__(indices)`; a list it returns is collated, anything else is the batch itself.
+    Raises Refused where the split or the batch does not fit the data set.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        shuffle: bool = True,
+        validation_split: float | int = 0.0,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        eval_dataset: Dataset[Any] | None = None,
+    ) -> None:
+        self.dataset, self.batch_size, self.shuffle, self.num_workers = dataset, batch_size, shuffle, num_workers
+        self.collate_fn = collate_fn or default_collate
+        self.eval_dataset = eval_dataset if eval_dataset is not None else dataset
+        n = len(dataset)  # type: ignore[arg-type]
+        if len(self.eval_dataset) != n:  # type: ignore[arg-type]
+            raise ValueError(f"eval_dataset must hold the {n} samples of dataset, in the same order")
+        held_out = _held_out(n, validation_split)
+        order = Permutation(n, SPLIT_KEY) if held_out else None
+        self.samples = Samples(n - held_out, order, held_out)
+        self._validation = Samples(held_out, order)
+        if batch_size < 1:
+            raise Refused(f"data_loader: batch_size is {batch_size}; it must be at least 1")
+        if batch_size > len(self.samples):
+            split = f" ({n} less {held_out} for validation)" if held_out else ""
+            raise Refused(
+                f"data_loader: batch_size {batch_size} is more than the data set, {len(self.samples)} samples{split}; "
+                f"give batch_size {len(self.samples)} or less"
+            )
+        self.configure()
+
+    def configure(
+        self,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        limit: int | None = None,
+        skip_bad_samples: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Take what the run decides, not the data set: the seed, the ranks, micro-batches a step, steps an epoch."""
+        self.seed, self.skip_bad_samples, self.pin_memory = seed, skip_bad_samples, pin_memory
+        self.sampler = StepSampler(
+            len(self.samples), self.batch_size, self.shuffle, seed, rank, world, accumulate, limit
+        )
+
+    def split_validation(self) -> "BaseDataLoader | None":
+        """The loader of the samples held out by `validation_split`; None where it is 0."""
+        if not len(self._validation):
+            return None
+        loader = BaseDataLoader.__new__(BaseDataLoader)
+        loader.__dict__.update(self.__dict__)
+        loader.dataset, loader.samples, loader.shuffle = self.eval_dataset, self._validation, False
+        loader._validation = Samples(0)
+        loader.configure(self.seed)
+        return loader
+
+    def check_shards(self) -> None:
+        """Raise Refused where a step is too small to give every rank's every micro-batch a sample."""
+        s = self.sampler
+        smallest = s.n // s.cuts
+        if smallest < s.world * s.accumulate:
+            raise Refused(
+                f"data_loader: a step of {smallest} samples cannot be cut into {s.world} ranks x {s.accumulate} "
+                f"micro-batches; raise batch_size or lower trainer.accumulate"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.sampler.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.sampler.steps_per_epoch
+
+    def indices(self, step: int) -> np.ndarray:
+        """The samples of one global step, over all ranks: int64 [B]."""
+        return self.samples(self.sampler.step(step))
+
+    def stream(self, step: int) -> Iterator[Batch]:
+        """The micro-batches of this rank from optimizer step `step` on, without end; close it to stop its workers."""
+        return self._load(self.sampler.batches(step))
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of one pass in order, each sample once: for evaluation, and to look at."""
+        for batch in self.once():
+            yield batch.data
+
+    def once(self) -> Iterator[Batch]:
+        """One pass in order; over all ranks, each sample once."""
+        return self._load(self.sampler.once())
+
+    def _load(self, batches: Iterator[tuple[int, np.ndarray]]) -> Iterator[Batch]:
+        requests = ((epoch, self.samples(positions)) for epoch, positions in batches)
+        fetch = _Fetch(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
+        if self.num_workers == 0:
+            yield from map(fetch.__getitem__, requests)
+            return
+        loader = DataLoader(
+            fetch,
+            sampler=_Requests(requests),
+            batch_size=None,  # a request is a whole batch
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else iter() draws from the global one
+        )
+        try:
+            yield from loader
+        except RuntimeError as e:
+            if "DataLoader worker" not in str(e):
+                raise
+            raise Stopped(
+                f"a data loader worker was killed by the system ({e}); most often the machine ran out of memory "
+                f"(RAM or /dev/shm): lower data_loader.args.num_workers (now {self.num_workers}) or batch_size"
+            ) from e
+
+
+class _Requests:
+    """A sampler over an iterator that may have no end."""
+
+    def __init__(self, requests: Iterator[tuple[int, np.ndarray]]) -> None:
+        self.requests = requests
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return self.requests
+
+
+class _Fetch(Dataset[Batch]):
+    """(epoch, indices) -> Batch, seeded so that it depends on nothing else: not on the worker, the rank or the past."""
+
+    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
+        self.dataset, self.collate, self.seed, self.skip_bad = dataset, collate, seed, skip_bad
+
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch:
+        epoch, indices = request
+        keys = keys_of(self.seed, epoch, indices)
+        if hasattr(self.dataset, "__getitems__"):
+            with fetching(keys):
+                data = self.dataset.__getitems__(indices.tolist())
+            return Batch(self.collate(data) if isinstance(data, list) else data, len(indices), [])
+        samples, bad = [], []
+        for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
+            seed_all(key)
+            try:
+                samples.append(self.dataset[index])
+            except Exception as e:
+                why = f"sample {index}{_path(self.dataset, index)} could not be read: {type(e).__name__}: {e}"
+                if not self.skip_bad:
+                    raise SampleError(
+                        f"{why}\nRepair or remove it, or let up to N such samples pass with trainer.skip_bad_samples=N"
+                    ) from e
+                bad.append((index, why))
+        return Batch(self.collate(samples) if samples else None, len(samples), bad)
+
+
+def _path(dataset: Dataset[Any], index: int) -> str:
+    """' (its file)' where the data set lists its files in `samples`, as torchvision's folders do."""
+    try:
+        sample = dataset.samples[index]  # type: ignore[attr-defined]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return ""
+    return f" ({sample[0] if isinstance(sample, (tuple, list)) else sample})"
+
+
+def _held_out(n: int, split: float | int) -> int:
+    """Samples that `validation_split` holds out: a float is a fraction, an int a count."""
+    held_out = int(n * split) if isinstance(split, float) else split
+    if held_out < 0 or held_out >= n or (isinstance(split, float) and not 0 <= split < 1):
+        raise Refused(
+            f"data_loader: validation_split is {split}; give a fraction from 0.0 to below 1.0, or a count of samples "
+            f"from 0 to {n - 1}"
+        )
+    if split and not held_out:
+        raise Refused(f"data_loader: validation_split {split} of {n} samples is none at all; give a larger one")
+    return held_out
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    """A worker leaves signals, also those to the whole process group, to the main process, and never outlives it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,0 +1,105 @@
+"""Which samples each optimizer step takes: a pure function of (seed, epoch, step), for any number of ranks."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from utils.seed import hash64, mix
+
+ROUNDS = 8  # with 6, some orders of 4 or 5 samples come up more often than others
+BLOCK = 4096  # positions permuted at once: below some 1,000, NumPy's overhead per call dominates
+
+
+class Permutation:
+    """A random order of range(n), a function of `key`, computed position by position in constant memory.
+
+    Each round multiplies by an odd number, adds and xor-shifts, which permutes the numbers of `bits` bits; results
+    outside range(n) go round again (cycle walking: Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+    """
+
+    def __init__(self, n: int, key: int) -> None:
+        self.n = n
+        bits = max((n - 1).bit_length(), 6)  # fewer mix badly
+        constants = hash64(np.uint64(key) + np.arange(2 * ROUNDS, dtype=np.uint64))
+        self.mask = np.uint64(2**bits - 1)
+        self.shift = np.uint64((bits + 1) // 2)
+        self.multipliers = constants[:ROUNDS] | np.uint64(1)
+        self.addends = constants[ROUNDS:]
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """The sample at each position: int64 [B] -> int64 [B]."""
+        x = self._mix(positions.astype(np.uint64))
+        while (outside := x >= self.n).any():
+            x[outside] = self._mix(x[outside])
+        return x.astype(np.int64)
+
+    def _mix(self, x: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            for multiplier, addend in zip(self.multipliers, self.addends, strict=True):
+                x = (x * multiplier + addend) & self.mask
+                x ^= x >> self.shift
+        return x
+
+
+class StepSampler:
+    """Cuts epochs of n samples into even global steps, each strided over ranks and then into micro-batches.
+
+    Every sample comes exactly once an epoch, without padding or a tiny last batch: the sizes of two steps differ by
+    one sample at most. Shard `rank + world * i` of a step is micro-batch i of a rank, so 2 ranks see what 1 rank with
+    2 micro-batches sees.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+        limit: int | None = None,
+    ) -> None:
+        self.n, self.shuffle, self.seed = n, shuffle, seed
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.cuts = -(-n // batch_size)  # steps that the whole data set makes
+        self.steps_per_epoch = min(self.cuts, limit or self.cuts)
+
+    def size(self, step: int) -> int:
+        """Samples in the global step."""
+        k = step % self.steps_per_epoch
+        return self._cut(k + 1) - self._cut(k)
+
+    def batches(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, positions) of each micro-batch of this rank, from step `start` on, without end."""
+        for epoch, samples in self._steps(start):
+            for i in range(self.accumulate):
+                yield epoch, samples[self.rank + i * self.world :: self.world * self.accumulate]
+
+    def step(self, step: int) -> np.ndarray:
+        """The positions of one global step, over all ranks."""
+        return next(self._steps(step))[1]
+
+    def once(self) -> Iterator[tuple[int, np.ndarray]]:
+        """One pass in order, as batches of this rank: for evaluation. A rank left without samples gets no batch."""
+        for k in range(self.steps_per_epoch):
+            samples = np.arange(self._cut(k), self._cut(k + 1))[self.rank :: self.world]
+            if len(samples):
+                yield 0, samples
+
+    def _cut(self, k: int) -> int:
+        return k * self.n // self.cuts
+
+    def _steps(self, start: int) -> Iterator[tuple[int, np.ndarray]]:
+        epoch, k = divmod(start, self.steps_per_epoch)
+        block = max(1, BLOCK * self.cuts // self.n)  # steps
+        while True:
+            order = Permutation(self.n, mix(self.seed, epoch)) if self.shuffle else np.asarray
+            while k < self.steps_per_epoch:
+                end = min(k + block, self.steps_per_epoch)
+                first = self._cut(k)
+                samples = order(np.arange(first, self._cut(end)))
+                for j in range(k, end):
+                    yield epoch, samples[self._cut(j) - first : self._cut(j + 1) - first]
+                k = end
+            epoch, k = epoch + 1, 0

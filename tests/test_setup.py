@@ -1,0 +1,67 @@
+"""The Makefile: .venv is made on demand, used again, and brought up to date when pyproject.toml changes."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+
+
+@pytest.fixture
+def make(tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    # `make test` runs this test and hands what it was told itself to every make below it.
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "PYTHON")}
+
+    def make(*args: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["make", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
+
+    return make
+
+
+def stamp(folder: Path, age: float, *names: str) -> None:
+    """Make files that are `age` seconds older than pyproject.toml."""
+    then = (folder / "pyproject.toml").stat().st_mtime - age
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+        os.utime(folder / name, (then, then))
+
+
+def test_venv_is_made_on_demand(make):
+    todo = make("--dry-run", "train").stdout
+    assert "python3 -m venv .venv" in todo
+    assert "-r pyproject.toml" in todo
+    assert "--extra" not in todo
+    assert todo.endswith("python train.py -c config/digits.yaml\n")
+    assert "-r pyproject.toml --extra dev" in make("--dry-run", "test").stdout
+
+
+def test_venv_is_used_again(make, tmp_path):
+    stamp(tmp_path, -1, ".venv/.uv", ".venv/.base", ".venv/.dev")
+    assert make("--dry-run", "train").stdout == ".venv/bin/python train.py -c config/digits.yaml\n"
+    assert "install" not in make("--dry-run", "test").stdout
+
+
+def test_venv_follows_pyproject(make, tmp_path):
+    stamp(tmp_path, 1, ".venv/.uv", ".venv/.base", ".venv/.dev")
+    for target in ("train", "test"):
+        todo = make("--dry-run", target).stdout
+        assert "-r pyproject.toml" in todo
+        assert "-m venv" not in todo
+
+
+def test_old_python_is_told(make, tmp_path):
+    (tmp_path / "old").write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.18\nexit 1\n')
+    (tmp_path / "old").chmod(0o755)
+    done = make("train", "PYTHON=./old")
+    assert done.returncode == 2
+    assert "This needs Python 3.10 or newer as ./old; found: Python 3.8.18." in done.stderr
+    assert not (tmp_path / ".venv").exists()

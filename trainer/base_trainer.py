@@ -1,0 +1,446 @@
+"""The loop: steps, validation, checkpoints, resume. What one step does stands in trainer.py."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from logger.logger import log
+from logger.reporter import Reporter
+from trainer import checkpoint, state
+from trainer.checkpoint import Checkpoints
+from trainer.metrics import Monitor, Sums, is_object, means, name_of
+from trainer.optim import Schedule, total_steps
+from trainer.replay import NonFinite, explain
+from utils import distributed
+from utils.errors import Interrupted, Stopped
+from utils.run import Run, StopSignal
+from utils.seed import mix, seed_all
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class BaseTrainer:
+    """Runs `train_step` for every step and `eval_step` for every batch of a validation.
+
+    Progress is the number of optimizer steps done, `step`. What evolves is found by its `state_dict`: every attribute
+    of the trainer that has one (also inside lists and dicts) is in each checkpoint.
+    """
+
+    loss_names: tuple[str, ...] = ("loss",)  # what train_step and eval_step record besides the metrics
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Callable[..., Tensor],
+        metrics: Sequence[Any],
+        optimizer: Any,
+        config: Any,
+        device: torch.device,
+        data_loader: Any,
+        valid_data_loader: Any = None,
+        lr_scheduler: Any = None,
+        callbacks: Sequence[Any] = (),
+        run: Run | None = None,
+    ) -> None:
+        self.config, self.options, self.seed = config, config.run.trainer, config.run.seed
+        self.device, self.rank, self.world = device, distributed.rank(), distributed.world()
+        self.model: Any = self.wrap(model.to(device))
+        self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
+        self.metrics = [m.to(device) if hasattr(m, "to") else m for m in metrics]
+        self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.options.precision == "fp16")
+        self.data_loader, self.valid_data_loader = data_loader, valid_data_loader
+        self.steps_per_epoch = data_loader.steps_per_epoch
+        self.max_steps = total_steps(self.options, self.steps_per_epoch)
+
+        self.step = 0  # optimizer steps done
+        self.closed = 0  # the last step after which all that was due is done: validation, best, after_epoch
+        self.skipped: list[int] = []  # samples that could not be read
+        self.monitor = Monitor(self.options.monitor, self.options.early_stop)
+        self.window = Sums()  # since the last log point
+        self.epoch_sums = Sums()  # from the start of the epoch to the last log point
+        self.stop_reason: str | None = None
+
+        self.run = run
+        self.checkpoints: Checkpoints | None = None
+        self.reporter = Reporter(
+            self.options.verbosity if self.rank == 0 else 0,
+            self.options.tensorboard,
+            self.max_steps,
+            self.steps_per_epoch,
+        )
+        self.signal = StopSignal()
+        self._sums = self.window  # where record() adds: the window, or the sums of a validation
+        self._size = 0  # samples of the current micro-batch on this rank
+        self._step_size = 0  # samples of the current step over all ranks
+        self._calls = 0  # of optimize() in the current step
+        self._unchecked: list[tuple[int, str, Tensor]] = []  # values whose finiteness was not yet looked at
+        self._interrupted = False
+        self._best_due = False
+        self._saved = (0, 0)  # (step, closed) of the last checkpoint
+
+    # -- for trainer.py -----------------------------------------------------------------------------------------------
+
+    def train_step(self, batches: list[Any]) -> None:
+        """One optimizer step from the micro-batches of this rank: calls `optimize` once for each optimizer."""
+        raise NotImplementedError
+
+    def eval_step(self, batch: Any) -> None:
+        """Record the loss and metrics of one batch; in eval mode and without gradients."""
+        raise NotImplementedError
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """How the model works on several ranks. A step that calls parts of the model on their own returns it as it is:
+        gradients are then averaged after the backward pass, not in it."""
+        return distributed.wrap(model, self.device)
+
+    def optimize(self, loss_of: Callable[[Any], Tensor], batches: list[Any], optimizer: Any) -> None:
+        """Update the weights once, by the gradient of the mean loss over all samples of the global step.
+
+        loss_of: micro-batch -> its mean loss, a scalar. The only place with backward, scaling, clipping and step.
+        """
+        self._calls += 1
+        optimizer.zero_grad()
+        for i, batch in enumerate(batches):
+            self._size = batch.size
+            seed_all(mix(self.seed, self.step, self.rank + i * self.world, self._calls))
+            with distributed.sync_gradients(self.model, i == len(batches) - 1):
+                with self.autocast():
+                    loss = loss_of(batch.data)
+                self._check(loss, "loss")
+                share = batch.size * self.world / self._step_size  # gradients are averaged over the ranks
+                self.scaler.scale(loss if share == 1 else loss * share).backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        distributed.average_gradients(self.model, parameters)
+        self.scaler.unscale_(optimizer)
+        self._clip([p for p in parameters if p.grad is not None])
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _clip(self, parameters: list[nn.Parameter]) -> None:
+        """Scale the gradients down to `clip_grad_norm` over all parameters, and check that they are finite."""
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not self.scaler.is_enabled():  # the scaler skips such a step by itself
+            self._check(norm, "gradient")
+        limit = self.options.clip_grad_norm
+        # On the CPU looking is free, and mostly saves the work; elsewhere it would wait for the device
+        if limit is not None and (self.device.type != "cpu" or norm.item() + 1e-6 > limit):
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+
+    def record(self, **values: Tensor) -> None:
+        """Note values of the current micro-batch: one per sample [B], or the mean over the batch []."""
+        for name, value in values.items():
+            self._sums.add(name, value, self._size)
+
+    @torch.no_grad()
+    def record_metrics(self, output: Any, target: Any) -> None:
+        """Note the metrics of the config for the current micro-batch; those that are objects only in validation."""
+        for metric in self.metrics:
+            if not is_object(metric):
+                self._sums.add(name_of(metric), metric(output, target), self._size)
+            elif not self.model.training:
+                metric.update(output, target)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        if self.options.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, DTYPES[self.options.precision])
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after this step; for callbacks."""
+        self.stop_reason = reason
+
+    def schedules(self) -> list[Schedule]:
+        several = self.lr_scheduler.values() if isinstance(self.lr_scheduler, dict) else [self.lr_scheduler]
+        return [s for s in several if s is not None]
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train from `step` to the end. Raises Interrupted after a signal, Stopped if it has to give up."""
+        self.signal.install()
+        self.model.train()
+        self.reporter.start_epoch(self.step)
+        self.reporter.start_clock(self.step)
+        stream = self.data_loader.stream(self.step)
+        try:
+            while True:
+                if self.closed < self.step:
+                    self._close_step()
+                self._interrupted = distributed.any_rank(self.signal.number > 0)
+                if self._save_due():
+                    self._save()
+                if self.finished or self._interrupted:
+                    break
+                self._one_step(stream)
+            self._end()
+        except NonFinite as e:
+            raise Stopped(explain(self, e)) from None
+        finally:
+            stream.close()
+            self.reporter.close()
+
+    def _one_step(self, stream: Iterator[Any]) -> None:
+        batches = self._next_batches(stream)
+        if self.step == 0:
+            self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
+        self._calls = 0
+        self.train_step(batches)
+        end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
+        for schedule in self.schedules():
+            schedule.after_step(end_of_epoch)
+        for callback in self.callbacks:
+            if hasattr(callback, "after_step"):
+                callback.after_step(self)
+        self.step += 1
+        self.reporter.step(self._step_size)
+        if self.step % self.options.log_steps == 0 or end_of_epoch or self.step == self.max_steps:
+            self._log_point()
+
+    def _next_batches(self, stream: Iterator[Any]) -> list[Any]:
+        """The micro-batches of the next step, on the device."""
+        batches = [next(stream) for _ in range(self.options.accumulate)]
+        self._step_size = self.data_loader.sampler.size(self.step)
+        if self.options.skip_bad_samples:
+            self._note_skipped([bad for batch in batches for bad in batch.bad])
+            sizes = distributed.sum_over_ranks([sum(batch.size for batch in batches)])
+            self._step_size = int(sizes[0])
+            batches = [batch for batch in batches if batch.size]
+        return [batch._replace(data=to_device(batch.data, self.device)) for batch in batches]
+
+    def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
+        for index, why in bad:
+            if index not in self.skipped:
+                self.skipped.append(index)
+                log.warning(f"skipped ({len(self.skipped)} of {self.options.skip_bad_samples} allowed): {why}")
+        if len(self.skipped) > self.options.skip_bad_samples:
+            raise Stopped(
+                f"more than trainer.skip_bad_samples = {self.options.skip_bad_samples} samples could not be read: "
+                f"{sorted(self.skipped)}; repair or remove them, or allow more"
+            )
+
+    def _log_point(self) -> None:
+        """Write the means since the last log point. Waits for the device, as nothing else between two of them does."""
+        self._check_now()
+        sums = self.window.read()
+        self.window.clear()
+        self.epoch_sums.merge(sums)
+        self.reporter.train_point(self.step, means(sums) | self._learning_rates())
+
+    def _learning_rates(self) -> dict[str, float]:
+        if isinstance(self.optimizer, dict):
+            return {f"lr_{name}": float(o.param_groups[0]["lr"]) for name, o in self.optimizer.items()}
+        return {"lr": float(self.optimizer.param_groups[0]["lr"])}
+
+    def _close_step(self) -> None:
+        """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
+        end_of_epoch = self.step % self.steps_per_epoch == 0
+        values: dict[str, float] = {}
+        if self._valid_due():
+            valid = self.evaluate(self.valid_data_loader, "validation")
+            if valid is None:
+                return
+            self.reporter.values("valid", self.step, valid)
+            values = {f"val_{name}": value for name, value in valid.items()}
+        if end_of_epoch:
+            values = means(self.epoch_sums.read()) | values
+            self.epoch_sums.clear()
+        watched = self._watched(values, end_of_epoch)
+        self._best_due = watched is not None and self.monitor.update(watched, self.step)
+        for schedule in self.schedules():
+            schedule.after_validation(watched)
+        if values:
+            self.reporter.summary(self.step, values, end_of_epoch, self._best_due)
+        if end_of_epoch:
+            for callback in self.callbacks:
+                if hasattr(callback, "after_epoch"):
+                    callback.after_epoch(self, values)
+        self.closed = self.step
+        if end_of_epoch or values:
+            self.reporter.start_epoch(self.step)
+            self.reporter.start_clock(self.step)
+
+    def _watched(self, values: dict[str, float], end_of_epoch: bool) -> float | None:
+        """The value that `monitor` names, where this step yields it."""
+        if self.monitor.mode == "off":
+            return None
+        split, name = self.monitor.key
+        name = f"val_{name}" if split == "valid" else name
+        if name in values:
+            return values[name]
+        if any(key.startswith("val_") for key in values) if split == "valid" else end_of_epoch:
+            raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
+        return None
+
+    @torch.inference_mode()
+    def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
+        """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
+        self._sums = sums = Sums()
+        self.reporter.progress.start(label, loader.steps_per_epoch)
+        self.model.eval()
+        objects = [metric for metric in self.metrics if is_object(metric)]
+        try:
+            with contextlib.ExitStack() as stack:
+                for callback in self.callbacks:
+                    if hasattr(callback, "during_eval"):
+                        stack.enter_context(callback.during_eval(self))
+                for metric in objects:
+                    metric.reset()
+                for i, batch in enumerate(loader.once()):
+                    self._size = batch.size
+                    seed_all(mix(self.seed, self.step, self.rank + i * self.world, 0))
+                    with self.autocast():
+                        self.eval_step(to_device(batch.data, self.device))
+                    self.reporter.progress.step()
+                    if self.signal.number and self.world == 1:
+                        return None
+                return sums.means() | {name_of(metric): float(metric.compute()) for metric in objects}
+        finally:
+            self._sums = self.window
+            self.model.train()
+            self.reporter.progress.stop()
+
+    def _end(self) -> None:
+        """The last checkpoint is on the disk, or this raises Stopped."""
+        if self.checkpoints is not None:
+            error = self.checkpoints.wait()
+            if error is not None:
+                raise Stopped(f"{self._failed(error)}\nNothing newer than {self._newest()} is saved.")
+        again = f"python train.py -r {self.run}"
+        if not self.finished:
+            told = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: {again}"
+            log.info(told)
+            raise Interrupted(told if not log.handlers else "", self.signal.exit_code or 143)
+        why = self._why_stopped()
+        log.info(f"finished at step {self.step}" + (f": {why}" if why else ""))
+        if self.monitor.best is not None:
+            log.info(f"best {self.monitor.name} {self.monitor.best:.6g} at step {self.monitor.best_step}")
+        if self.run is not None:
+            log.info(f"saved in {self.run}")
+
+    # -- when ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing left to do?"""
+        return self.closed == self.step and (self.step >= self.max_steps or bool(self._why_stopped()))
+
+    def _why_stopped(self) -> str | None:
+        if self.monitor.stop:
+            return f"{self.monitor.name} has not improved in {self.monitor.bad_count} validations"
+        return self.stop_reason
+
+    def _valid_due(self) -> bool:
+        if self.valid_data_loader is None:
+            return False
+        if self.options.valid_steps:
+            return self.step % self.options.valid_steps == 0 or self.step == self.max_steps
+        return self._every(self.options.valid_period)
+
+    def _save_due(self) -> bool:
+        if self.checkpoints is None or self._saved == (self.step, self.closed):
+            return False
+        if self._best_due or self.finished or self._interrupted:
+            return True
+        if self.options.save_steps:
+            return self.step % self.options.save_steps == 0
+        return self._every(self.options.save_period)
+
+    def _every(self, epochs: int) -> bool:
+        epoch, offset = divmod(self.step, self.steps_per_epoch)
+        return (offset == 0 and epoch % epochs == 0) or self.step == self.max_steps
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def open(self, logs: dict[str, int] | None = None) -> None:
+        """Start writing into the run's folder, whose logs are those of a checkpoint (or of none)."""
+        assert self.run is not None
+        self._saved = (self.step, self.closed)
+        self.checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_last)
+        if self.rank == 0:
+            self.reporter.open(self.run.folder, logs or {})
+
+    def resume(self, path: Path, saved: dict[str, Any]) -> None:
+        """Continue from a checkpoint that was loaded; tells what is not exact."""
+        state.restore(self, saved, path, log.warning)
+
+    def _save(self) -> None:
+        assert self.checkpoints is not None
+        self._check_now()
+        self._check_weights()
+        error = self.checkpoints.wait()
+        if error is not None:
+            log.error(self._failed(error))
+        saved = state.collect(self)
+        if self.rank == 0:
+            self.checkpoints.save(saved, best=self._best_due)
+        self._best_due = False
+        self._saved = (self.step, self.closed)
+
+    def warn_of_little_space(self) -> None:
+        """Warn at the start if two checkpoints do not fit."""
+        assert self.checkpoints is not None
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        need, free = 2 * 3 * weights, checkpoint.space(self.checkpoints.folder)  # Adam keeps two numbers a weight
+        if free < need:
+            log.warning(
+                f"{self.checkpoints.folder}: {free / 1e6:,.1f} MB are free, and two checkpoints need about "
+                f"{need / 1e6:,.1f} MB; free some, or give another place with trainer.save_dir=FOLDER"
+            )
+
+    def _failed(self, error: OSError) -> str:
+        assert self.checkpoints is not None
+        folder = self.checkpoints.folder
+        need, free = self.checkpoints.bytes_needed(), checkpoint.space(folder)
+        return (
+            f"could not save a checkpoint in {folder}: {error.strerror or error}; {need / 1e6:,.1f} MB are needed, "
+            f"{free / 1e6:,.1f} MB are free"
+        )
+
+    def _newest(self) -> str:
+        assert self.checkpoints is not None
+        newest = self.checkpoints.newest()
+        return newest[0].name if newest else "the start"
+
+    # -- finiteness ---------------------------------------------------------------------------------------------------
+
+    def _check(self, value: Tensor, what: str) -> None:
+        """Raise NonFinite: at once on the CPU, where looking costs nothing; elsewhere at the next log point."""
+        if self.device.type == "cpu":
+            if not math.isfinite(value.item()):
+                raise NonFinite(self.step, what, value.item())
+        else:
+            self._unchecked.append((self.step, what, value.detach()))
+
+    def _check_now(self) -> None:
+        if self._unchecked:
+            values = torch.stack([value.float() for _, _, value in self._unchecked]).tolist()
+            for (step, what, _), value in zip(self._unchecked, values, strict=True):
+                if not math.isfinite(value):
+                    raise NonFinite(step, what, value)
+            self._unchecked.clear()
+
+    def _check_weights(self) -> None:
+        """Nothing non-finite is ever saved."""
+        weights: list[Tensor] = [p for p in self.model.parameters() if p.numel()]
+        if weights and not math.isfinite(sum(torch.stack(torch._foreach_norm(weights)).tolist())):
+            raise NonFinite(self.step - 1, "weights", math.nan)
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """Move all tensors in a batch, also inside tuples, lists and dicts."""
+    if isinstance(data, Tensor):
+        return data.to(device, non_blocking=True)
+    if isinstance(data, dict):
+        return {key: to_device(value, device) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(to_device(value, device) for value in data))
+    if isinstance(data, (list, tuple)):
+        return type(data)(to_device(value, device) for value in data)
+    return data

@@ -1,0 +1,123 @@
+"""Optimizers and schedules: those of `torch.optim`, and below them what you write or import here."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class WarmupCosineLR(LRScheduler):
+    """Linear warm-up to the optimizer's lr, then half a cosine down to `min_lr`, over `total_steps`.
+
+    warmup: steps, or as a float below 1 the fraction of `total_steps`.
+    Cosine: Loshchilov and Hutter, SGDR, 2017; warm-up: Goyal et al., Accurate, Large Minibatch SGD, 2017.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: int | float = 0.05,
+        min_lr: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        self.total_steps, self.min_lr = total_steps, min_lr
+        self.warmup_steps = int(total_steps * warmup) if isinstance(warmup, float) else warmup
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[Any]:
+        step = self.last_epoch
+        if step < self.warmup_steps:
+            return [lr * (step + 1) / (self.warmup_steps + 1) for lr in self.base_lrs]
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
+        return [self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done)) for lr in self.base_lrs]
+
+
+def build_optimizer(config: Any, model: nn.Module) -> Any:
+    """The optimizer of the config; where it names several, {submodule: optimizer}, each for that part of the model."""
+    spec = config.run.optimizer
+    if isinstance(spec, Mapping):
+        return {
+            name: config.build_part("optimizer", part, _trainable(model.get_submodule(name)), **_fastest(config, part))
+            for name, part in spec.items()
+        }
+    return config.build_part("optimizer", spec, _trainable(model), **_fastest(config, spec))
+
+
+def build_lr_scheduler(config: Any, optimizer: Any, steps_per_epoch: int) -> Any:
+    """The schedule of the config (None, one, or one per optimizer), its length filled in where it wants to know it."""
+    spec = config.run.lr_scheduler
+    if spec is None:
+        return None
+    if isinstance(spec, Mapping):
+        return {
+            name: build_lr_scheduler_part(config, part, optimizer[name], steps_per_epoch) for name, part in spec.items()
+        }
+    return build_lr_scheduler_part(config, spec, optimizer, steps_per_epoch)
+
+
+def build_lr_scheduler_part(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -> "Schedule":
+    options = config.run.trainer
+    steps = total_steps(options, steps_per_epoch)
+    parameters = inspect.signature(config.resolve("lr_scheduler", part)).parameters
+    per_step = part.interval == "step" if part.interval else "total_steps" in parameters
+    length = steps if per_step else -(-steps // steps_per_epoch)
+    given = {
+        name: length
+        for name in ("total_steps", "T_max")
+        if name in parameters and name not in part.args and parameters[name].default in (inspect.Parameter.empty, None)
+    }
+    if "total_steps" in given and {"epochs", "steps_per_epoch"} <= part.args.keys():
+        given = {}  # OneCycleLR takes its length as these two as well
+    return Schedule(config.build_part("lr_scheduler", part, optimizer, **given), per_step)
+
+
+def total_steps(options: Any, steps_per_epoch: int) -> int:
+    """Optimizer steps of the whole run: `epochs` or `max_steps`, whichever ends first."""
+    lengths = [options.epochs and options.epochs * steps_per_epoch, options.max_steps]
+    return min(n for n in lengths if n)
+
+
+class Schedule:
+    """A scheduler and when it steps: after each optimizer step, or after each epoch."""
+
+    def __init__(self, scheduler: Any, per_step: bool) -> None:
+        self.scheduler, self.per_step = scheduler, per_step
+        self.on_value = "metrics" in inspect.signature(scheduler.step).parameters  # ReduceLROnPlateau
+
+    def after_step(self, end_of_epoch: bool) -> None:
+        if not self.on_value and (self.per_step or end_of_epoch):
+            self.scheduler.step()
+
+    def after_validation(self, value: float | None) -> None:
+        if self.on_value and value is not None:
+            self.scheduler.step(value)
+
+    def rebase(self, lr: float) -> None:
+        """Go on as if the optimizer had been given this learning rate."""
+        self.scheduler.base_lrs = [lr for _ in self.scheduler.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the progress; the shape of the schedule stays as the config of today gives it."""
+        progress = {"last_epoch", "_step_count", "_last_lr", "best", "num_bad_epochs", "cooldown_counter", "base_lrs"}
+        shape = {k: v for k, v in vars(self.scheduler).items() if k not in progress}
+        self.scheduler.load_state_dict(dict(state))
+        vars(self.scheduler).update(shape)
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _fastest(config: Any, part: Any) -> dict[str, Any]:
+    """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
+    parameters = inspect.signature(config.resolve("optimizer", part)).parameters
+    chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
+    return {"fused": True} if "fused" in parameters and not chosen else {}

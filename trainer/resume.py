@@ -1,0 +1,104 @@
+"""How a run starts: as a new one, from a checkpoint, or only to prove that its config works."""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from logger import logger
+from logger.logger import log
+from trainer import checkpoint
+from trainer.checkpoint import step_of
+from utils import distributed
+from utils.config import differences
+from utils.errors import Refused, Stopped
+from utils.run import Run
+
+
+def start(trainer: Any) -> bool:
+    """Open the run's folder, from its checkpoint where it has one; False if the run is finished already."""
+    run = trainer.run = distributed.from_main(trainer.run)
+    saved = None
+    if distributed.from_main(run.exists):
+        if distributed.is_main():
+            run.lock()
+        saved = _restore(trainer, run)
+        if trainer.finished:
+            log.info(
+                f"{run} finished at step {trainer.step}; nothing to do. To go on, raise trainer.epochs or max_steps"
+            )
+            return False
+        changes = differences(yaml.safe_load((run.folder / "config.yaml").read_text()), trainer.config.to_dict())
+        for line in changes:
+            log.info(f"changed: {line}")
+    if distributed.is_main():
+        run.open(trainer.config.to_yaml())
+        if saved:
+            _set_aside_newer(run, trainer.step)
+    distributed.barrier()
+    trainer.open(saved["logs"] if saved else {})
+    log.info(f"{'continuing' if saved else 'training'} in {run}" + (f" from step {trainer.step}" if saved else ""))
+    trainer.warn_of_little_space()
+    return True
+
+
+def _restore(trainer: Any, run: Run) -> dict[str, Any] | None:
+    if run.checkpoint is not None:
+        found = (run.checkpoint, _load_or_stop(run.checkpoint))
+    else:
+        newest = checkpoint.newest_sound(run.checkpoints, log.warning)
+        if newest is None:
+            log.warning(f"{run} ended before its first checkpoint: starting it again from step 0")
+            return None
+        found = newest
+    path, saved = found
+    trainer.resume(path, saved)
+    return saved
+
+
+def _load_or_stop(path: Path) -> dict[str, Any]:
+    try:
+        return checkpoint.load(path)
+    except checkpoint.BrokenCheckpoint as e:
+        raise Stopped(f"no usable checkpoint: {path}: {e}; name another one, or the run's folder for its newest") from e
+
+
+def _set_aside_newer(run: Run, step: int) -> None:
+    """Continuing from an older checkpoint leaves the newer ones, but no longer as the run's newest."""
+    for path in checkpoint.checkpoints(run.checkpoints):
+        if step_of(path) > step:
+            path.rename(path.with_suffix(".pth.bak"))
+            log.warning(f"{path.name} is newer than step {step}, where the run goes on: renamed to {path.name}.bak")
+
+
+def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
+    """Prove that a config works: two steps, a validation, a checkpoint, and a resume from it that is bit-equal."""
+    config = copy.deepcopy(config)
+    options = config.run.trainer
+    log.info("checking: two steps, validation, checkpoint, resume")
+    logger.setup(0, distributed.is_main())
+    options.limit_batches, options.epochs, options.max_steps = 2, None, 2
+    options.valid_steps = options.save_steps = options.log_steps = 1
+    with tempfile.TemporaryDirectory(prefix="groundwork-check-") as folder:
+        whole = build(config, Run(Path(folder, "whole")), devices)
+        start(whole)
+        whole.train()
+        first = Path(folder, "whole", "checkpoints", checkpoint.name_of(1))
+        resumed = build(config, Run(Path(folder, "whole"), first), devices)
+        whole.run.close()
+        start(resumed)
+        resumed.train()
+        resumed.run.close()
+        one, two = whole.model.state_dict(), resumed.model.state_dict()
+        differing = [name for name in one if not torch.equal(one[name], two[name])]
+        if differing:
+            raise Refused(
+                f"--check: the config runs, but a resume is not bit-equal: {', '.join(differing[:5])} differ after "
+                f"step 2; something in the data set, the model or the trainer draws or counts on its own"
+            )
+    logger.setup(options.verbosity, distributed.is_main())
+    log.info("it works, and a resume is bit-equal; nothing was left behind")

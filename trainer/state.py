@@ -1,0 +1,184 @@
+"""What a checkpoint holds: the state of everything that evolves, found by its `state_dict`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainer.checkpoint import FORMAT, clean, fingerprint
+from utils.errors import Refused
+
+NEW_RUN = "start a new run from these weights instead: init_from={path}"
+
+
+def parts(trainer: Any) -> dict[str, Any]:
+    """The attributes of a trainer that have a state, also inside lists and dicts: complete without being listed."""
+    return {name: value for name, value in vars(trainer).items() if name != "run" and _evolves(value)}
+
+
+def collect(trainer: Any) -> dict[str, Any]:
+    """The whole state of a run. Over several ranks, all must call it."""
+    state = {
+        "format": FORMAT,
+        "config": trainer.config.to_dict(),
+        "step": trainer.step,
+        "epoch": trainer.step // trainer.steps_per_epoch,
+        "closed": trainer.closed,
+        "skipped": sorted(trainer.skipped),
+        "stop_reason": trainer.stop_reason,
+        "environment": environment(trainer),
+        "logs": trainer.reporter.sizes(),
+    }
+    return state | {name: _state(part) for name, part in parts(trainer).items()}
+
+
+def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
+    """Continue from a checkpoint; `tell` is given what changed and what is therefore not exact."""
+    load_parts(trainer, state, path, tell)
+    trainer.step, trainer.closed = state["step"], state["closed"]
+    trainer.skipped, trainer.stop_reason = list(state["skipped"]), state["stop_reason"]
+    _take_over_options(trainer, state["config"])
+    for line in _differences(state["environment"], environment(trainer)):
+        tell(line)
+
+
+def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
+    """Give every part of the trainer its state; raises Refused where one cannot take it over."""
+    for name, part in parts(trainer).items():
+        if name not in state:
+            if name == "model":
+                raise Refused(f"{path} holds no `{name}`; " + NEW_RUN.format(path=path))
+            tell(f"{path.name} holds no state of `{name}`: it starts afresh")
+            continue
+        try:
+            _load(part, state[name])
+        except Exception as e:
+            reason = "\n  ".join(str(e).strip().splitlines()[:8])
+            raise Refused(
+                f"{path}: its state of `{name}` does not fit the config's `{name}`:\n  {reason}\n"
+                f"Continue with the config it was made with, or " + NEW_RUN.format(path=path)
+            ) from e
+
+
+def environment(trainer: Any) -> dict[str, Any]:
+    """What the exact numbers of a run depend on besides its config."""
+    sampler = trainer.data_loader.sampler
+    return {
+        "samples": sampler.n,
+        "batch_size": trainer.data_loader.batch_size,
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "shards": sampler.world * sampler.accumulate,
+        "device": trainer.device.type,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "code": fingerprint(Path(__file__).parent.parent),
+    }
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    effects = {
+        "samples": "the epochs ahead hold other samples",
+        "batch_size": "the steps ahead take other samples",
+        "steps_per_epoch": "steps are counted on, so the epoch is another one",
+        "shards": "ranks x micro-batches changed: dropout draws anew, sums are rounded otherwise",
+        "device": "numbers are rounded otherwise",
+        "torch": "numbers may be rounded otherwise",
+        "threads": "torch uses another number of CPU threads: numbers may be rounded otherwise",
+        "code": "the code of this project changed since the checkpoint",
+    }
+    return [
+        f"{key}: {old[key]} -> {new[key]}; not bit-exact from here on: {effect}"
+        for key, effect in effects.items()
+        if key in old and old[key] != new[key]
+    ]
+
+
+def _take_over_options(trainer: Any, old: Mapping[str, Any]) -> None:
+    """Arguments of the optimizer that the config changed since the checkpoint: lr, weight_decay, ..."""
+    new = trainer.config.to_dict()
+    several = isinstance(trainer.optimizer, Mapping)
+    for name, optimizer in trainer.optimizer.items() if several else [("", trainer.optimizer)]:
+        before = (old["optimizer"][name] if several else old["optimizer"])["args"]
+        after = (new["optimizer"][name] if several else new["optimizer"])["args"]
+        for key, value in after.items():
+            if key in before and before[key] == value:
+                continue
+            for group in optimizer.param_groups:
+                if key in group:
+                    group[key] = value
+                if key == "lr":
+                    group["initial_lr"] = value
+            if key == "lr":
+                for schedule in trainer.schedules():
+                    if schedule.scheduler.optimizer is optimizer:
+                        schedule.rebase(value)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, inside what distributes it."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def _evolves(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_evolves(v) for v in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_evolves(v) for v in value)
+    return hasattr(value, "state_dict") and not isinstance(value, type)
+
+
+def _state(part: Any) -> Any:
+    if isinstance(part, nn.Module):
+        return {clean(k): v for k, v in unwrap(part).state_dict().items()}
+    if hasattr(part, "state_dict"):
+        return part.state_dict()
+    if isinstance(part, Mapping):
+        return {k: _state(v) for k, v in part.items()}
+    return [_state(v) for v in part] if isinstance(part, (list, tuple)) else None
+
+
+def _load(part: Any, state: Any) -> None:
+    if isinstance(part, nn.Module):
+        module = unwrap(part)
+        names = {clean(k): k for k in module.state_dict()}
+        module.load_state_dict({names.get(k, k): v for k, v in state.items()})
+    elif hasattr(part, "state_dict"):
+        part.load_state_dict(state)
+    elif isinstance(part, Mapping):
+        if part.keys() != state.keys():
+            raise ValueError(f"it has {', '.join(state)}; now there are {', '.join(part)}")
+        for key in part:
+            _load(part[key], state[key])
+    elif isinstance(part, (list, tuple)):
+        if len(part) != len(state):
+            raise ValueError(f"it has {len(state)} entries; now there are {len(part)}")
+        for mine, saved in zip(part, state, strict=True):
+            _load(mine, saved)
+
+
+def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> list[str]:
+    """Load the weights that fit by name and shape; the lines say what was missing, extra or of another shape.
+
+    Raises Refused where none fits.
+    """
+    own = model.state_dict()
+    fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    shapes = [f"{k} {list(weights[k].shape)} -> {list(own[k].shape)}" for k in weights if k in own and k not in fits]
+    missing, extra = [k for k in own if k not in weights], [k for k in weights if k not in own]
+    if not fits:
+        raise Refused(
+            f"init_from {path}: none of its {len(weights)} tensors fits the model's {len(own)} by name and shape; "
+            f"it has {', '.join(list(weights)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ..."
+        )
+    model.load_state_dict(fits, strict=False)
+    lines = [f"init_from {path}: {len(fits)} of the model's {len(own)} tensors loaded"]
+    for what, keys in (
+        ("missing there, left as initialised", missing),
+        ("not in the model, left out", extra),
+        ("of another shape, left as initialised", shapes),
+    ):
+        if keys:
+            lines.append(f"{len(keys)} {what}: {', '.join(keys)}")
+    return lines

@@ -1,0 +1,219 @@
+"""A run's folder: saved/<name>/<run-id>/, who may write to it, and what stops a run from outside."""
+
+import contextlib
+import fcntl
+import glob
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING
+
+from utils.errors import Interrupted, Refused, Stopped
+
+if TYPE_CHECKING:
+    from utils.cli import Arguments
+    from utils.config import Config
+
+CHECKPOINTS = "checkpoints"
+BEST = "model_best.pth"
+
+
+class Run:
+    """The folder of one run, locked against a second process for as long as this process lives."""
+
+    def __init__(self, folder: Path, checkpoint: Path | None = None) -> None:
+        self.folder, self.checkpoint = folder, checkpoint
+        self._lock: IO[str] | None = None
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / CHECKPOINTS
+
+    @property
+    def exists(self) -> bool:
+        return (self.folder / "config.yaml").is_file()
+
+    def open(self, config_yaml: str) -> None:
+        """Make the folder where it is new, lock it, and write the resolved config into it."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock()
+            assert self._lock is not None
+            self._lock.truncate(0)
+            self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            self._lock.flush()
+            write_atomic(self.folder / "config.yaml", config_yaml.encode())
+        except OSError as e:
+            raise Refused(
+                f"cannot write to {self.folder}: {e.strerror}; free or mount that place, or give another with "
+                f"trainer.save_dir=FOLDER"
+            ) from e
+
+    def lock(self) -> None:
+        """Raises Refused, naming the other process, if one already works in this folder."""
+        if self._lock:
+            return
+        file = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held until the process ends)
+        try:
+            # POSIX record locks end with the process, also by kill -9, and do not pass to its data loader workers
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise Refused(f"{self.folder}: {holder} is writing to this run; stop it first, or start another run") from e
+        self._lock = file
+
+    def close(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+def new_run(save_dir: str, name: str, run_id: str | None) -> Run:
+    """A run that does not exist yet; nothing is made until `open`."""
+    if run_id is not None:
+        if not run_id or run_id in (".", "..") or any(c in run_id for c in "/\\\0"):
+            raise Refused(f"--run-id {run_id!r}: give a plain folder name, without slashes")
+        folder = Path(save_dir, name, run_id)
+        if folder.exists():
+            raise Refused(
+                f"--run-id {run_id}: {folder} exists already; continue it with -r {folder}, or give another id"
+            )
+        return Run(folder)
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    names = [stamp, *(f"{stamp}-{i}" for i in range(2, 1000))]
+    return Run(next(f for n in names if not (f := Path(save_dir, name, n)).exists()))
+
+
+def find_run(resume: str) -> Run:
+    """The run that `-r` names, by its folder or by one of its checkpoints; raises Refused where there is none."""
+    path = Path(resume)
+    if path.is_file():
+        run = Run(path.parent.parent, path)
+        if path.parent.name != CHECKPOINTS or not (run.folder / "config.yaml").is_file():
+            raise Refused(
+                f"-r {resume}: this checkpoint lies in no run's folder (RUN/{CHECKPOINTS}/), so there is nothing to "
+                f"continue; start a new run from its weights with init_from={resume}"
+            )
+        return run
+    if (path / "config.yaml").is_file():
+        return Run(path)
+    near = sorted(str(p.parent) for p in path.parent.glob("*/config.yaml")) if path.parent.is_dir() else []
+    there = f"; runs there: {', '.join(near[-5:])}" if near else ""
+    raise Refused(f"-r {resume}: no run and no checkpoint; give a run's folder, a checkpoint file or auto{there}")
+
+
+def find_tested(resume: str) -> Path:
+    """The checkpoint that test.py's `-r` names: that file, or the best of that run, or else its newest."""
+    path = Path(resume)
+    if path.is_file():
+        return path
+    run = find_run(resume)
+    best = run.checkpoints / BEST
+    others = sorted(run.checkpoints.glob("checkpoint-step*.pth"), key=lambda p: p.stat().st_mtime_ns)
+    if not best.exists() and not others:
+        raise Refused(f"-r {resume}: this run has no checkpoint yet")
+    return best if best.exists() else others[-1]
+
+
+def newest_run(save_dir: str, name: str, run_id: str | None = None) -> Run | None:
+    """The run of this name (and id) that was started or continued last, or None."""
+    configs = [
+        (p.stat().st_mtime_ns, p) for p in Path(save_dir, name).glob(f"{glob.escape(run_id or '')}*/config.yaml")
+    ]
+    configs = [(time, p) for time, p in configs if run_id in (None, p.parent.name)]
+    return Run(max(configs)[1].parent) if configs else None
+
+
+class StopSignal:
+    """SIGTERM, SIGINT and SIGUSR1 (SLURM's warning) set a flag; a second one ends the process at once.
+
+    The handler does nothing else, so it is safe during validation, saving and logging.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._pid = os.getpid()
+
+    def install(self) -> None:
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._pid:  # a worker forked a moment ago, before it has set its own
+            return
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.number == signal.SIGINT else 143
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a small file so that a crash leaves the old one or the new one, never half of it."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    with contextlib.suppress(OSError):  # some network file systems cannot sync folders
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def exit_with(main: Callable[[], object]) -> None:
+    """Run `main` and exit with the code that the contract gives its outcome."""
+    try:
+        main()
+    except (Refused, Stopped) as e:
+        sys.stdout.flush()
+        print(f"{'error' if e.exit_code == 2 else 'stopped'}: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except Interrupted as e:
+        print(e, file=sys.stderr)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def read(args: "Arguments") -> "tuple[Config, Run]":
+    """The config and the run that a command line means; the run is new unless `-r` finds one."""
+    from utils import config as configs
+
+    found = None
+    if args.resume and args.resume != "auto":
+        found = find_run(args.resume)
+    elif args.replay is not None:
+        raise Refused("--replay needs the run that the step is of: -r RUN")
+    config = configs.load(args.config_files or [found.folder / "config.yaml"], args.overrides)  # type: ignore[union-attr]
+    options = config.run.trainer
+    if args.resume == "auto":
+        found = newest_run(options.save_dir, config.run.name, args.run_id)
+    return config, found or new_run(options.save_dir, config.run.name, args.run_id)
