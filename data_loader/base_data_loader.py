@@ -45,7 +45,8 @@ class BaseDataLoader:
     eval_dataset: the same samples as validation sees them, without augmentation (default: `dataset` itself).
     skip_bad_samples: samples that may fail to load before the run stops.
 
-    A data set may have `__getitems__(indices)`; a list it returns is collated, anything else is the batch itself.
+    A data set may have `__getitems__(indices)`, indices int64 [B]: a list it returns is a list of samples (PyTorch's own
+    protocol) and is collated; anything else is the batch itself.
     Raises Refused where the split or the batch does not fit the data set.
     """
 
@@ -185,12 +186,12 @@ class _Fetch(Dataset[Batch]):
 
     def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch:
         epoch, indices = request
-        keys = keys_of(self.seed, epoch, indices)
         if hasattr(self.dataset, "__getitems__"):
-            with fetching(keys):
-                data = self.dataset.__getitems__(indices.tolist())
+            with fetching(self.seed, epoch, indices):
+                data = self.dataset.__getitems__(indices)
             return Batch(self.collate(data) if isinstance(data, list) else data, len(indices), [])
         samples, bad = [], []
+        keys = keys_of(self.seed, epoch, indices)
         for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
             seed_all(key)
             try:

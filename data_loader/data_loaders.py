@@ -3,7 +3,7 @@
 `training=False` is how `test.py` asks for the test data. `**kwargs` hands what `BaseDataLoader` takes on to it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +161,12 @@ class ImageTensors(Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        images = self.images[indices]
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        at = torch.as_tensor(indices)
+        images = self.images.index_select(0, at)  # half the time of self.images[at]
         if self.augment is not None:
             images = self.augment(images, sample_keys())
-        return normalise(images, self.mean, self.std, self.white), self.labels[indices]
+        return normalise(images, self.mean, self.std, self.white), self.labels.index_select(0, at)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = self.__getitems__([index])

@@ -27,6 +27,21 @@ class MnistModel(nn.Module):
         return F.log_softmax(self.fc2(x), dim=1)
 
 
+class MLP(nn.Module):
+    """Fully connected layers: [B, ...] with `in_features` numbers a sample -> logits [B, num_classes]."""
+
+    def __init__(self, in_features: int, hidden: tuple[int, ...] = (128,), num_classes: int = 10):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in hidden:
+            layers += [nn.Linear(in_features, width), nn.ReLU()]
+            in_features = width
+        self.layers = nn.Sequential(*layers, nn.Linear(in_features, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1))
+
+
 def _conv(in_channels: int, out_channels: int, size: int = 3, stride: int = 1) -> nn.Sequential:
     """Convolution and batch norm."""
     conv = nn.Conv2d(in_channels, out_channels, size, stride, padding=size // 2, bias=False)

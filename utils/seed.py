@@ -16,7 +16,8 @@ import torch
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
-_sample_keys: torch.Tensor | None = None
+_fetching: tuple[int, int, np.ndarray] | None = None  # (seed, epoch, indices)
+_MPS = torch.backends.mps.is_available()
 
 
 def mix(*numbers: int) -> int:
@@ -31,7 +32,7 @@ def seed_all(key: int) -> None:
     torch.default_generator.manual_seed(key)
     if torch.cuda.is_initialized():
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(key)
-    elif torch.backends.mps.is_available():
+    elif _MPS:
         torch.mps.manual_seed(key)
 
 
@@ -51,21 +52,21 @@ def keys_of(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def fetching(keys: np.ndarray) -> Iterator[None]:
-    """Make `keys` what `sample_keys()` returns while a batch is fetched."""
-    global _sample_keys
-    _sample_keys = torch.from_numpy(keys)
+def fetching(seed: int, epoch: int, indices: np.ndarray) -> Iterator[None]:
+    """Let `sample_keys()` give the keys of these samples; they are only computed if it is called."""
+    global _fetching
+    _fetching = seed, epoch, indices
     try:
         yield
     finally:
-        _sample_keys = None
+        _fetching = None
 
 
 def sample_keys() -> torch.Tensor:
     """The keys of the samples that are being fetched, in their order: int64 [B]. For use in `__getitems__`."""
-    if _sample_keys is None:
+    if _fetching is None:
         raise RuntimeError("sample_keys() only has a value while a data loader fetches a batch")
-    return _sample_keys
+    return torch.from_numpy(keys_of(*_fetching))
 
 
 def uniform(keys: torch.Tensor, n: int) -> torch.Tensor:

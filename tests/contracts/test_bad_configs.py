@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -705,14 +704,19 @@ except config.ConfigError:
 """
 
 
+def cpu_seconds_of_children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
     """An error of the fixed part is told before torch is imported: the whole process takes well under half a second."""
     command = [sys.executable, "-c", SCRIPT, "-c", str(ROOT / "config/victoresque.json"), "trainer.epochs=0"]
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = cpu_seconds_of_children()  # not those on the wall: other tests may be running
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds_of_children() - start)
         assert done.returncode == 2, done.stderr
     assert min(seconds) < 0.4
 

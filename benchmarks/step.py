@@ -1,0 +1,155 @@
+"""Time of one training step of a tiny MLP: this trainer with everything on, against loops written by hand.
+
+    python -m benchmarks.step
+
+plain: forward, cross-entropy, backward, Adam, over batches cut from memory. by hand: that, with what the trainer does as
+well: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule, clipping, each as one would write it.
+Interleaved in one process; the figures are medians over rounds, and ratios to `plain` of the same round.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+import train
+from data_loader import data_loaders
+from data_loader.base_data_loader import BaseDataLoader
+from utils import config as configs
+from utils.run import Run
+
+BATCH, FEATURES, SAMPLES = 128, 64, 12_800
+
+
+class InMemory(TensorDataset):
+    def __getitems__(self, indices):
+        at = torch.from_numpy(indices)
+        return tuple(tensor.index_select(0, at) for tensor in self.tensors)
+
+
+class BenchDataLoader(BaseDataLoader):
+    def __init__(self, batch_size: int = BATCH):
+        super().__init__(InMemory(X, Y), batch_size)
+
+
+data_loaders.BenchDataLoader = BenchDataLoader
+X, Y = torch.randn(SAMPLES, FEATURES), torch.randint(0, 10, (SAMPLES,))
+
+
+def model():
+    return nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def plain(steps):
+    net, criterion = model(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    start = None
+    for step in range(steps + WARM):
+        if step == WARM:
+            start = time.perf_counter()
+        if step % (SAMPLES // BATCH) == 0:
+            order = torch.randperm(SAMPLES)
+        i = order[step % (SAMPLES // BATCH) * BATCH :][:BATCH]
+        optimizer.zero_grad()
+        loss = criterion(net(X[i]), Y[i])
+        loss.backward()
+        optimizer.step()
+    return (time.perf_counter() - start) / steps
+
+
+def by_hand(steps):
+    net, criterion = model(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps + WARM)
+    start = None
+    with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
+        total, correct, n = 0.0, 0, 0
+        bar = tqdm(total=steps + WARM, file=sys.stderr)
+        for step in range(steps + WARM):
+            if step == WARM:
+                start = time.perf_counter()
+            if step % (SAMPLES // BATCH) == 0:
+                order = torch.randperm(SAMPLES)
+            i = order[step % (SAMPLES // BATCH) * BATCH :][:BATCH]
+            optimizer.zero_grad()
+            output = net(X[i])
+            loss = criterion(output, Y[i])
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.item() * len(i)
+            correct += (output.argmax(1) == Y[i]).sum().item()
+            n += len(i)
+            bar.update()
+            if step % 50 == 0:
+                writer.add_scalar("train/loss", total / n, step)
+                writer.add_scalar("train/accuracy", correct / n, step)
+                bar.set_postfix(loss=total / n, accuracy=correct / n)
+        taken = (time.perf_counter() - start) / steps
+    return taken
+
+
+def ours(steps):
+    config = configs.load(
+        [
+            {
+                "name": "bench",
+                "arch": {"type": "MLP", "args": {"in_features": FEATURES, "hidden": [128]}},
+                "data_loader": {"type": "BenchDataLoader"},
+                "loss": "CrossEntropyLoss",
+                "metrics": ["accuracy"],
+                "optimizer": {"type": "Adam", "args": {"lr": 1e-3}},
+                "lr_scheduler": {"type": "WarmupCosineLR"},
+                "trainer": {"max_steps": steps + WARM, "clip_grad_norm": 1.0, "verbosity": 2, "save_period": 10**6},
+            }
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder, "run"))
+        trainer = train.build(config, run)
+        run.open(config.to_yaml())
+        trainer.open()
+        one_step, times = trainer._one_step, []
+
+        def timed(stream):
+            if trainer.step == WARM:
+                times.append(time.perf_counter())
+            one_step(stream)
+            if trainer.step == steps + WARM:
+                times.append(time.perf_counter())
+
+        trainer._one_step = timed
+        trainer.train()
+        run.close()
+    return (times[1] - times[0]) / steps
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=1000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {"plain": plain, "by hand": by_hand, "ours": ours}
+    times = {name: [] for name in rows}
+    for _ in range(args.rounds):
+        for name, function in rows.items():
+            times[name].append(function(args.steps))
+    for name, seconds in times.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, times["plain"], strict=True))
+        print(f"{name:10} {statistics.median(seconds) * 1e6:8.1f} us a step   {ratio:.2f} of plain")
+
+
+WARM = 50
+
+if __name__ == "__main__":
+    main()
