@@ -21,8 +21,9 @@ class Reporter:
         self.tensorboard = tensorboard
         self.writers: list[Any] = []
         self._log_file: logging.Handler | None = None
-        self._speed = ""
-        self.start_clock(0)
+        self._began = self._since = time.perf_counter()
+        self._first = self._samples = self._epoch_samples = 0
+        self._epoch_seconds = 0.0
 
     def open(self, folder: Path, sizes: Mapping[str, int]) -> None:
         """Start writing into the run's folder, at the state of the checkpoint that had these file sizes."""
@@ -46,15 +47,20 @@ class Reporter:
 
     # -- a run's progress -----------------------------------------------------------------------------------------
 
+    def start(self, step: int) -> None:
+        """The run begins, or goes on, from `step`."""
+        self._began, self._first = time.perf_counter(), step
+        self.start_epoch(step)
+
     def start_epoch(self, step: int) -> None:
-        epoch, offset = divmod(step, self.steps_per_epoch)
+        """Also after a validation inside an epoch: neither that nor saving is the speed of training."""
+        offset = step % self.steps_per_epoch
+        if offset == 0:
+            self._epoch_samples, self._epoch_seconds = 0, 0.0
         if step < self.max_steps:
             total = min(self.steps_per_epoch, self.max_steps - step + offset)
-            self.progress.start(f"epoch {epoch + 1}/{-(-self.max_steps // self.steps_per_epoch)}", total, offset)
-
-    def start_clock(self, step: int) -> None:
-        """Count time from here: what lies between (validation, saving) is not the speed of training."""
-        self._since, self._samples, self._from = time.perf_counter(), 0, step
+            self.progress.start(self._epoch_of(step + 1), total, offset, delay=0)
+        self._since, self._samples = time.perf_counter(), 0
 
     def step(self, samples: int) -> None:
         self._samples += samples
@@ -68,21 +74,42 @@ class Reporter:
     def train_point(self, step: int, values: Mapping[str, float]) -> None:
         """Write a point of training, and tell speed and time left: not in metrics.jsonl, since no run repeats them."""
         self.values("train", step, values)
-        seconds = max(time.perf_counter() - self._since, 1e-9)
-        speed, left = self._samples / seconds, (self.max_steps - step) * seconds / max(step - self._from, 1)
+        now = time.perf_counter()
+        samples, seconds = self._samples, now - self._since
+        self._epoch_samples += samples
+        self._epoch_seconds += seconds
+        self._since, self._samples = now, 0
         for writer in self.writers:
             if isinstance(writer, TensorBoard):
-                writer.scalars(step, self.epoch(step), "train", {"samples_per_s": speed})
-        self._speed = f"{speed:,.0f} samples/s  {_clock(left)} left"
-        self.progress.values(f"{as_text(values)}  {self._speed}")
+                writer.scalars(step, self.epoch(step), "train", {"samples_per_s": samples / max(seconds, 1e-9)})
+        self.progress.values([*self._speed(step, samples, seconds)[::-1], *as_text(values)])
         if step % self.steps_per_epoch:  # else the line of the epoch follows
-            log.debug(f"step {step}/{self.max_steps}  epoch {self.epoch(step)}  {as_text(values)}  {self._speed}")
-        self.start_clock(step)
+            self._tell(log.debug, f"  step {self._step_of(step)}", values, *self._speed(step, samples, seconds))
 
     def summary(self, step: int, values: Mapping[str, float], end_of_epoch: bool, best: bool) -> None:
         """The line of an epoch, or of a validation inside one."""
-        what = f"epoch {self.epoch(step)}/{self.epoch(self.max_steps)}" if end_of_epoch else "validation"
-        log.info(f"{what}  step {step}  {as_text(values)}  {self._speed}{'  best' if best else ''}")
+        what = f"{self._epoch_of(step)}  step {step:>{len(str(self.max_steps))}}"
+        speed = self._speed(step, self._epoch_samples, self._epoch_seconds) if end_of_epoch else ()
+        self._tell(log.info, what if end_of_epoch else f"  step {self._step_of(step)}", values, *speed, best=best)
+
+    def _tell(self, tell: Any, what: str, values: Mapping[str, float], *speed: str, best: bool = False) -> None:
+        line = "  ".join([what, *as_text(values), *(["best"] if best else [])])
+        tell(line, extra={"speed": "".join(f"  {text}" for text in speed)})
+
+    def _speed(self, step: int, samples: int, seconds: float) -> tuple[str, ...]:
+        """Samples per second, and the time left at the pace of the whole run, validation and saving included."""
+        speed = f"{samples / max(seconds, 1e-9):,.0f} samples/s"
+        if step >= self.max_steps:
+            return (speed,)
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        return speed, f"{_clock((self.max_steps - step) * pace)} left"
+
+    def _epoch_of(self, step: int) -> str:
+        epochs = self.epoch(self.max_steps)
+        return f"epoch {self.epoch(step):>{len(str(epochs))}}/{epochs}"
+
+    def _step_of(self, step: int) -> str:
+        return f"{step:>{len(str(self.max_steps))}}/{self.max_steps}"
 
     def picture(self, name: str, picture: Any, step: int) -> None:
         """Show a picture [C, H, W], values 0..1, in TensorBoard."""

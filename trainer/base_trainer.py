@@ -180,8 +180,7 @@ class BaseTrainer:
         """Train from `step` to the end. Raises Interrupted after a signal, Stopped if it has to give up."""
         self.signal.install()
         self.model.train()
-        self.reporter.start_epoch(self.step)
-        self.reporter.start_clock(self.step)
+        self.reporter.start(self.step)
         stream = self.data_loader.stream(self.step)
         try:
             while True:
@@ -278,7 +277,6 @@ class BaseTrainer:
         self.closed = self.step
         if end_of_epoch or values:
             self.reporter.start_epoch(self.step)
-            self.reporter.start_clock(self.step)
 
     def _watched(self, values: dict[str, float], end_of_epoch: bool) -> float | None:
         """The value that `monitor` names, where this step yields it."""

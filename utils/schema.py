@@ -59,7 +59,7 @@ class SchedulerPart(Part):
 
 def _shape(value: Any) -> str:
     several = isinstance(value, dict) and value and not value.keys() & {"type", "args"}
-    return "(several)" if several and all(isinstance(part, dict) for part in value.values()) else "(one)"
+    return "(several)" if several and all(isinstance(part, (dict, Part)) for part in value.values()) else "(one)"
 
 
 # One part, or several by name: {generator: {type: Adam}, critic: {type: Adam}}
