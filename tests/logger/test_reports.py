@@ -1,0 +1,232 @@
+"""What a person and a script read of a run: console, log.txt, metrics.jsonl, TensorBoard."""
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from logger import logger
+from logger.figures import image_grid
+from tests.tiny import CONFIG, Tiny, tiny
+
+__all__ = ["tiny"]
+ROOT = Path(__file__).resolve().parent.parent.parent
+SPEED = r"  [\d,]+ samples/s"
+LEFT = r"  \d+:\d\d left"
+
+
+def four(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def expected(tiny: Tiny, log_points: bool = True) -> list[str]:
+    """The lines of a run of CONFIG, as patterns, from its metrics.jsonl: six steps an epoch, a log point after four."""
+    train, valid = tiny.points("train"), tiny.points("valid")
+    assert tiny.steps("train") == [4, 6, 8, 12] and tiny.steps("valid") == [6, 12]  # noqa: PT018
+    lines = []
+    for epoch, (points, after) in enumerate([(train[:2], valid[0]), (train[2:], valid[1])], start=1):
+        first, sizes = points[0], np.diff([6 * epoch - 6, *(point["step"] for point in points)])
+        values = f"loss {four(first['loss'])}  accuracy {four(first['accuracy'])}  lr 0.1"
+        if log_points:
+            lines.append(rf"  step {first['step']:>2}/12  {values}{SPEED}{LEFT}")
+        means = {name: np.average([point[name] for point in points], weights=sizes) for name in ("loss", "accuracy")}
+        values = "  ".join(f"{name} {four(value)}" for name, value in means.items())
+        values += f"  val_loss {four(after['loss'])}  val_accuracy {four(after['accuracy'])}"
+        lines.append(rf"epoch {epoch}/2  step {after['step']:>2}  {values}{SPEED}" + (LEFT if epoch == 1 else ""))
+    return lines
+
+
+def assert_lines(patterns: list[str], lines: list[str]) -> None:
+    assert len(patterns) == len(lines), lines
+    for pattern, line in zip(patterns, lines, strict=True):
+        assert re.fullmatch(pattern, line), (pattern, line)
+
+
+SUMMARY = ["MLP: 1,210 parameters", "  layers  Sequential         1,210"]
+
+
+def test_console_without_a_terminal(tiny, capsys):
+    tiny.train()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [*SUMMARY, f"training in {tiny.folder}/run"]
+    assert_lines(expected(tiny), lines[3:-2])
+    assert lines[-2:] == ["finished at step 12", f"saved in {tiny.folder}/run"]
+
+
+@pytest.mark.parametrize("verbosity", [0, 1])
+def test_verbosity(tiny, capsys, verbosity):
+    tiny.train(f"trainer.verbosity={verbosity}")
+    lines = capsys.readouterr().out.splitlines()
+    if verbosity == 0:
+        assert lines == []
+    else:
+        assert_lines(expected(tiny, log_points=False), lines[3:-2])
+
+
+def test_log_txt_has_all_that_the_console_may_leave_out(tiny):
+    tiny.train("trainer.verbosity=0")
+    lines = tiny.log().splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+    assert re.fullmatch(stamp + SUMMARY[0], lines[0])
+    assert lines[1] == SUMMARY[1]
+    assert re.fullmatch(rf"{stamp}training in {tiny.folder}/run", lines[2])
+    assert_lines([stamp + line for line in expected(tiny)], lines[3:-2])
+
+
+def test_a_resume_adds_to_log_txt(tiny):
+    tiny.train("trainer.epochs=1")
+    before = tiny.log()
+    tiny.train("trainer.epochs=2")
+    assert tiny.log().startswith(before)
+    assert "changed: trainer.epochs: 1 -> 2\n" in tiny.log()
+    assert f"continuing in {tiny.folder}/run from step 6\n" in tiny.log()
+
+
+def test_metrics_jsonl(tiny):
+    trainer = tiny.train("trainer.max_steps=9", "trainer.valid_steps=3", "metrics=[accuracy,top_k_acc]")
+    lines = (tiny.folder / "run/metrics.jsonl").read_text().splitlines()
+    points = [json.loads(line) for line in lines]
+    assert [(p["step"], p["epoch"], p["split"]) for p in points] == [
+        (3, 1, "valid"),
+        (4, 1, "train"),
+        (6, 1, "train"),
+        (6, 1, "valid"),
+        (8, 2, "train"),
+        (9, 2, "train"),
+        (9, 2, "valid"),
+    ]
+    assert all(list(p) == ["step", "epoch", "split", "loss", "accuracy", "top_k_acc", "lr"][: len(p)] for p in points)
+    assert {len(p) for p in points if p["split"] == "train"} == {7}
+    # the last validation, by hand: the first six batches of 25 samples of the held-out 100
+    inputs, targets = (torch.cat(parts) for parts in zip(*trainer.valid_data_loader, strict=True))
+    with torch.no_grad():
+        output = trainer.model.eval()(inputs)
+    loss = torch.nn.functional.cross_entropy(output.double(), targets).item()
+    assert points[-1]["loss"] == pytest.approx(loss, rel=1e-6)
+    assert points[-1]["accuracy"] == (output.argmax(1) == targets).double().mean().item()
+
+
+def test_tensorboard(tiny):
+    tiny.train("trainer.tensorboard=true")
+    events = EventAccumulator(str(tiny.folder / "run"))
+    events.Reload()
+    names = {"train": ["loss", "accuracy", "lr"], "valid": ["loss", "accuracy"]}
+    assert sorted(events.Tags()["scalars"]) == sorted(
+        ["train/samples_per_s", *(f"{split}/{name}" for split in names for name in names[split])]
+    )
+    for split in names:
+        points = tiny.points(split)
+        for name in names[split]:
+            scalars = events.Scalars(f"{split}/{name}")
+            assert [s.step for s in scalars] == [point["step"] for point in points]
+            assert [s.value for s in scalars] == [np.float32(point[name]) for point in points]
+    assert all(s.value > 0 for s in events.Scalars("train/samples_per_s"))
+    (picture,) = events.Images("train/inputs")
+    assert (picture.step, picture.width, picture.height) == (0, 8 * 10 + 2, 4 * 10 + 2)  # 28 digits of 8 x 8, 8 a row
+
+
+def test_without_tensorboard_there_is_no_event_file(tiny):
+    tiny.train()
+    assert sorted(path.name for path in (tiny.folder / "run").iterdir() if path.name[0] != ".") == [
+        "checkpoints",
+        "config.yaml",
+        "log.txt",
+        "metrics.jsonl",
+    ]
+
+
+def test_image_grid():
+    images = torch.stack([torch.full((1, 2, 3), value) for value in (-1.0, 0.0, 3.0)])
+    grid = image_grid(images, columns=2)
+    assert grid.shape == (1, 2 * (2 + 2) + 2, 2 * (3 + 2) + 2)
+    assert (grid[0, 2:4, 2:5] == 0).all()
+    assert (grid[0, 2:4, 7:10] == 0.25).all()
+    assert (grid[0, 6:8, 2:5] == 1).all()
+    assert (grid[0, 6:8, 7:10] == 1).all()  # no fourth image: as the lines between
+    assert grid[0, 0].tolist() == [1.0] * 12
+
+
+# -- a terminal
+
+
+def on_screen(output: str) -> list[str]:
+    """The lines that stand on a terminal in the end, \\r going back to the start of a line."""
+    lines = []
+    for raw in output.replace("\r\n", "\n").split("\n"):
+        line = ""
+        for part in raw.split("\r"):
+            line = part + line[len(part) :]
+        lines.append(line.rstrip())
+    return [line for line in lines if line]
+
+
+def test_a_terminal_shows_epochs_and_no_left_overs_of_the_bar(tiny):
+    (tiny.folder / "c.json").write_text(json.dumps(CONFIG))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # rows, columns
+    command = [sys.executable, str(ROOT / "train.py"), "-c", "c.json", "trainer.log_steps=2", "--run-id", "run"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tiny.folder, env=env, stdout=theirs, stderr=theirs, stdin=theirs)
+    os.close(theirs)
+    output = b""
+    while True:
+        try:
+            output += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(ours)
+    assert process.wait() == 0, output.decode()
+    bars = re.findall(r"epoch \d/2 [█░]{10} \d/6", output.decode())
+    assert "epoch 1/2 ░░░░░░░░░░ 0/6" in bars
+    lines = on_screen(output.decode())
+    assert lines[:3] == [*SUMMARY, "training in saved/tiny/run"]
+    assert [line[:18] for line in lines[3:-2]] == ["epoch 1/2  step  6", "epoch 2/2  step 12"]
+    assert not any("samples/s" in line for line in lines)
+    assert "samples/s" in (tiny.folder / "saved/tiny/run/log.txt").read_text()
+
+
+def test_the_bar_keeps_what_fits():
+    bar = logger._Bar(["0:09 left", "902 samples/s", "loss 0.0705"], total=20, initial=5, file=io.StringIO())
+    bar.desc = "epoch 2/5"
+    for columns, shown in [
+        (80, "epoch 2/5 ██░░░░░░░░ 5/20  0:09 left  902 samples/s  loss 0.0705"),
+        (60, "epoch 2/5 ██░░░░░░░░ 5/20  0:09 left  902 samples/s"),
+        (40, "epoch 2/5 ██░░░░░░░░ 5/20  0:09 left"),
+        (20, "epoch 2/5 ██░░░░░░░"),
+    ]:
+        bar.ncols, bar.ascii = columns, False
+        assert str(bar) == shown
+    bar.close()
+
+
+def test_fold():
+    line = "epoch 1/6  step 19  loss 0.3591  accuracy 0.9083"
+    assert logger.fold(line, 48) == line
+    assert logger.fold(line, 47) == "epoch 1/6  step 19  loss 0.3591\n    accuracy 0.9083"
+    assert logger.fold(line, 25) == "epoch 1/6  step 19\n    loss 0.3591\n    accuracy 0.9083"
+    assert logger.fold("  a sentence without a gap in it", 10) == "  a sentence without a gap in it"
+
+
+def test_numbers_are_short():
+    values = {"loss": 0.12345, "accuracy": 1.0, "tiny": 1.2345e-5, "huge": 123456.0, "zero": 0.0, "lr": 0.00123456}
+    assert logger.as_text(values | {"nan": float("nan")}) == [
+        "loss 0.1235",
+        "accuracy 1.0000",
+        "tiny 1.23e-05",
+        "huge 1.23e+05",
+        "zero 0.0000",
+        "lr 0.00123",
+        "nan nan",
+    ]
