@@ -206,6 +206,8 @@ class BaseTrainer:
         self._calls = 0
         self.train_step(batches)
         end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
+        log_due = (self.step + 1) % self.options.log_steps == 0 or end_of_epoch or self.step + 1 == self.max_steps
+        rates = self._learning_rates() if log_due else {}  # of this step, before the schedules go on
         for schedule in self.schedules():
             schedule.after_step(end_of_epoch)
         for callback in self.callbacks:
@@ -213,8 +215,8 @@ class BaseTrainer:
                 callback.after_step(self)
         self.step += 1
         self.reporter.step(self._step_size)
-        if self.step % self.options.log_steps == 0 or end_of_epoch or self.step == self.max_steps:
-            self._log_point()
+        if log_due:
+            self._log_point(rates)
 
     def _next_batches(self, stream: Iterator[Any]) -> list[Any]:
         """The micro-batches of the next step, on the device."""
@@ -238,13 +240,13 @@ class BaseTrainer:
                 f"{sorted(self.skipped)}; repair or remove them, or allow more"
             )
 
-    def _log_point(self) -> None:
+    def _log_point(self, rates: dict[str, float]) -> None:
         """Write the means since the last log point. Waits for the device, as nothing else between two of them does."""
         self._check_now()
         sums = self.window.read()
         self.window.clear()
         self.epoch_sums.merge(sums)
-        self.reporter.train_point(self.step, means(sums) | self._learning_rates())
+        self.reporter.train_point(self.step, means(sums) | rates)
 
     def _learning_rates(self) -> dict[str, float]:
         if isinstance(self.optimizer, dict):

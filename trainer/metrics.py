@@ -19,8 +19,10 @@ class Sums:
         self._pending: dict[str, list[tuple[Tensor, int]]] = {}
         self._totals: dict[str, tuple[float, int]] = {}  # name -> (sum, samples)
 
-    def add(self, name: str, value: Tensor, size: int) -> None:
+    def add(self, name: str, value: Tensor | float, size: int) -> None:
         """Add a value per sample [size], or one number that is the mean over `size` samples."""
+        if not isinstance(value, Tensor):
+            value = torch.tensor(float(value), dtype=torch.float64)
         if value.dim() > 1 or (value.dim() == 1 and len(value) != size):
             raise ValueError(
                 f"{name}: got a value of shape {list(value.shape)} for {size} samples; return one number per sample "
