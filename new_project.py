@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).resolve().parent
 RECORD = ".template.json"  # which template the project came from, and each file's digest as it was then
 
 # Not for a project: what speaks of the template itself. `*` also matches `/`.
-LEFT_OUT = ["README*", RECORD]
+LEFT_OUT = ["README*", "tests/test_readme.py", RECORD]
 LEFT_OUT_MINIMAL = ["benchmarks/*", "docs/*", "config/*", "new_project.py", "tests/test_new_project.py"]
 KEPT_MINIMAL = ["config/digits.yaml", "config/schema.json"]
 
