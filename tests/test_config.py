@@ -371,6 +371,9 @@ def test_command_line(house: Path) -> None:  # noqa: F811
     (house / "a=b.yaml").touch()
     assert arguments("-c a=b.yaml a=c").config_files == ["a=b.yaml"]
     assert arguments("-r R seed=2", training=False) == cli.Arguments(overrides=["seed=2"], resume="R")
+    # as the 2020 template spells them
+    given = arguments("--config x.yaml --resume auto --device 1")
+    assert (given.config_files, given.resume, given.devices) == (["x.yaml"], "auto", "1")
 
 
 @pytest.mark.parametrize(
