@@ -83,6 +83,7 @@ def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
     logger.setup(0, distributed.is_main())
     options.limit_batches, options.epochs, options.max_steps = 2, None, 2
     options.valid_steps = options.save_steps = options.log_steps = 1
+    options.keep_last = 2
     with tempfile.TemporaryDirectory(prefix="groundwork-check-") as folder:
         whole = build(config, Run(Path(folder, "whole")), devices)
         start(whole)
@@ -90,6 +91,8 @@ def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
         first = Path(folder, "whole", "checkpoints", checkpoint.name_of(1))
         resumed = build(config, Run(Path(folder, "whole"), first), devices)
         whole.run.close()
+        if distributed.is_main():
+            first.with_name(checkpoint.name_of(2)).unlink()  # or else the resume would warn that it is newer
         start(resumed)
         resumed.train()
         resumed.run.close()
