@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import glob
+import itertools
 import os
 import signal
 import socket
@@ -27,8 +28,9 @@ BEST = "model_best.pth"
 class Run:
     """The folder of one run, locked against a second process for as long as this process lives."""
 
-    def __init__(self, folder: Path, checkpoint: Path | None = None) -> None:
+    def __init__(self, folder: Path, checkpoint: Path | None = None, timed: bool = False) -> None:
         self.folder, self.checkpoint = folder, checkpoint
+        self.timed = timed  # named by the time, and not made yet
         self._lock: IO[str] | None = None
 
     def __str__(self) -> str:
@@ -40,11 +42,13 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        return (self.folder / "config.yaml").is_file()
+        return not self.timed and (self.folder / "config.yaml").is_file()
 
     def open(self, config_yaml: str) -> None:
         """Make the folder where it is new, lock it, and write the resolved config into it."""
         try:
+            if self.timed:
+                self._make()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             self.lock()
             assert self._lock is not None
@@ -57,6 +61,17 @@ class Run:
                 f"cannot write to {self.folder}: {e.strerror}; free or mount that place, or give another with "
                 f"trainer.save_dir=FOLDER"
             ) from e
+
+    def _make(self) -> None:
+        """Make the folder; where a run began in the same second, with a number behind its name."""
+        name = self.folder.name
+        for number in itertools.count(2):
+            try:
+                self.folder.mkdir(parents=True)
+                self.timed = False
+                return
+            except FileExistsError:
+                self.folder = self.folder.with_name(f"{name}-{number}")
 
     def lock(self) -> None:
         """Raises Refused, naming the other process, if one already works in this folder."""
@@ -90,9 +105,7 @@ def new_run(save_dir: str, name: str, run_id: str | None) -> Run:
                 f"--run-id {run_id}: {folder} exists already; continue it with -r {folder}, or give another id"
             )
         return Run(folder)
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    names = [stamp, *(f"{stamp}-{i}" for i in range(2, 1000))]
-    return Run(next(f for n in names if not (f := Path(save_dir, name, n)).exists()))
+    return Run(Path(save_dir, name, time.strftime("%Y-%m-%d_%H-%M-%S")), timed=True)
 
 
 def find_run(resume: str) -> Run:

@@ -8,6 +8,7 @@ import torch
 import model.model
 import train
 from tests.tiny import CONFIG, tiny
+from utils import run as runs
 from utils.errors import Refused
 
 __all__ = ["tiny"]
@@ -174,3 +175,23 @@ def test_check_finds_a_model_that_counts_on_its_own(tiny, monkeypatch):
     monkeypatch.chdir(tiny.folder)
     with pytest.raises(Refused, match=r"a resume is not bit-equal: layers.0.weight, .* differ after step 2"):
         train.main(["-c", "c.json", "--check", "arch.type=Counting"])
+
+
+# -- names of runs
+
+
+def test_runs_that_begin_in_the_same_second(tiny, monkeypatch):
+    """Each has a folder of its own, also where both chose their name before either made it."""
+    monkeypatch.setattr(runs.time, "strftime", lambda form, *_: "2030-01-01_00-00-00")
+    one, two, three = (runs.new_run(str(tiny.folder), "tiny", None) for _ in range(3))
+    for run in (one, two, three):
+        assert not run.exists
+        run.open("name: tiny")
+        assert run.exists
+    assert sorted(path.name for path in (tiny.folder / "tiny").iterdir()) == [
+        "2030-01-01_00-00-00",
+        "2030-01-01_00-00-00-2",
+        "2030-01-01_00-00-00-3",
+    ]
+    for run in (one, two, three):
+        run.close()
