@@ -102,17 +102,30 @@ def template_files() -> list[str]:
     return sorted(found)
 
 
+def wanted(minimal: bool) -> list[str]:
+    """The template's files that a project gets."""
+    files = template_files()
+
+    def among(patterns: list[str]) -> set[str]:
+        return {path for path in files if any(fnmatch(path, pattern) for pattern in patterns)}
+
+    left_out = among(LEFT_OUT)
+    if minimal:
+        left_out |= among(LEFT_OUT_MINIMAL) - set(KEPT_MINIMAL)
+        # A test that names a config or a benchmark which stays behind stays with it.
+        names = [Path(path).name for path in left_out if path.startswith(("config/", "benchmarks/"))]
+        for test in among(["tests/*test_*.py"]):
+            text = (TEMPLATE / test).read_text(encoding="utf-8")
+            if any(name in text for name in names):
+                left_out.add(test)
+    return [path for path in files if path not in left_out]
+
+
 def copy(target: Path, minimal: bool) -> int:
     """Copy the template into the empty folder `target` under the name of that folder; return the number of files."""
-
-    def wanted(path: str) -> bool:
-        left_out = LEFT_OUT + (LEFT_OUT_MINIMAL if minimal else [])
-        kept = KEPT_MINIMAL if minimal else []
-        return path in kept or not any(fnmatch(path, pattern) for pattern in left_out)
-
     pyproject = (TEMPLATE / "pyproject.toml").read_text(encoding="utf-8")
     template, version = (value(pyproject, key) for key in ("name", "version"))
-    for path in filter(wanted, template_files()):
+    for path in wanted(minimal):
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(TEMPLATE / path, target / path)
         # Executable stays executable, and a template that is read-only gives a project that can be edited.

@@ -2,8 +2,9 @@
 
     python -m benchmarks.step
 
-plain: forward, cross-entropy, backward, Adam, over batches cut from memory. by hand: that, with what the trainer does as
-well: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule, clipping, each as one would write it.
+plain: forward, cross-entropy, backward, Adam, over batches cut from memory. by hand: that, with what the trainer does
+as well, each as one would write it: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule,
+clipping.
 Interleaved in one process; the figures are medians over rounds, and ratios to `plain` of the same round.
 """
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 import train
 from data_loader import data_loaders
 from data_loader.base_data_loader import BaseDataLoader
+from trainer import resume
 from utils import config as configs
 from utils.run import Run
 
@@ -40,18 +42,18 @@ class BenchDataLoader(BaseDataLoader):
         super().__init__(InMemory(X, Y), batch_size)
 
 
-data_loaders.BenchDataLoader = BenchDataLoader
+setattr(data_loaders, "BenchDataLoader", BenchDataLoader)  # noqa: B010 (where configs look for it)
 X, Y = torch.randn(SAMPLES, FEATURES), torch.randint(0, 10, (SAMPLES,))
 
 
-def model():
+def model() -> nn.Module:
     return nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def plain(steps):
+def plain(steps: int) -> float:
     net, criterion = model(), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    start = None
+    start = 0.0
     for step in range(steps + WARM):
         if step == WARM:
             start = time.perf_counter()
@@ -65,11 +67,11 @@ def plain(steps):
     return (time.perf_counter() - start) / steps
 
 
-def by_hand(steps):
+def by_hand(steps: int) -> float:
     net, criterion = model(), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps + WARM)
-    start = None
+    start = 0.0
     with tempfile.TemporaryDirectory() as folder, SummaryWriter(folder) as writer:
         total, correct, n = 0.0, 0, 0
         bar = tqdm(total=steps + WARM, file=sys.stderr)
@@ -98,7 +100,7 @@ def by_hand(steps):
     return taken
 
 
-def ours(steps):
+def ours(steps: int) -> float:
     config = configs.load(
         [
             {
@@ -116,9 +118,9 @@ def ours(steps):
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder, "run"))
         trainer = train.build(config, run)
-        run.open(config.to_yaml())
-        trainer.open()
-        one_step, times = trainer._one_step, []
+        resume.start(trainer)
+        one_step = trainer._one_step
+        times: list[float] = []
 
         def timed(stream):
             if trainer.step == WARM:
@@ -133,14 +135,14 @@ def ours(steps):
     return (times[1] - times[0]) / steps
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = {"plain": plain, "by hand": by_hand, "ours": ours}
-    times = {name: [] for name in rows}
+    times: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(args.rounds):
         for name, function in rows.items():
             times[name].append(function(args.steps))

@@ -27,7 +27,7 @@ def mnist_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return ROOT / "data"
     unpack = ROOT.parent / "shared/data/unpack_mnist.py"
     if not unpack.exists():
-        pytest.skip("needs MNIST in data/MNIST/raw, which `python train.py -c config/mnist.yaml` downloads")
+        pytest.skip("needs MNIST in data/MNIST/raw, where MnistDataLoader downloads it to")
     folder = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, unpack, folder], check=True, capture_output=True)
     return folder

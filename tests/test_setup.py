@@ -18,7 +18,8 @@ def make(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
 
     # `make test` runs this test and hands what it was told itself to every make below it.
-    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "PYTHON")}
+    told = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")
+    env = {key: value for key, value in os.environ.items() if key not in told}
 
     def make(*args: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["make", *args], cwd=tmp_path, env=env, capture_output=True, text=True)

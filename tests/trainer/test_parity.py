@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 import train
 from utils import config as configs
 from utils.run import Run
@@ -64,10 +65,9 @@ def test_equal_weights_after_50_steps(tmp_path, accumulate, clip, scheduled):
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_changes_rounding_only(tmp_path, accumulate):
-    whole, cut = (
-        train.build(configs.load([BASE], ["arch={type: MLP, args: {in_features: 64}}", f"trainer.accumulate={n}"]), Run(tmp_path / "run"))
-        for n in (1, accumulate)
-    )
+    mlp = "arch={type: MLP, args: {in_features: 64}}"
+    whole = train.build(configs.load([BASE], [mlp]), Run(tmp_path / "run"))
+    cut = train.build(configs.load([BASE], [mlp, f"trainer.accumulate={accumulate}"]), Run(tmp_path / "run"))
     whole.train()
     cut.train()
     assert whole.step == cut.step == 50
@@ -90,5 +90,6 @@ def test_last_loss_is_that_of_all_samples(tmp_path):
         seed_all(mix(1, step, 0, 1))
         losses += torch.nn.functional.cross_entropy(model(inputs), targets).item() * len(targets)
         n += len(targets)
-    assert n == sum(trainer.data_loader.sampler.size(step) for step in range(25)) and points[0][0] == 25
+    assert n == sum(trainer.data_loader.sampler.size(step) for step in range(25))
+    assert points[0][0] == 25
     assert math.isclose(points[0][1]["loss"], losses / n, rel_tol=1e-6)
