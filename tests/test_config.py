@@ -17,7 +17,6 @@ from utils.config import Config, ConfigError, load
 from utils.source import nearest, parse
 
 ROOT = Path(__file__).resolve().parents[1]
-VICTORESQUE = ROOT / "config/victoresque.json"
 
 
 def value_of(text: str) -> Any:
@@ -72,25 +71,6 @@ def test_json_as_yaml(house: Path) -> None:  # noqa: F811
     (house / "y.json").write_text(json.dumps({**data, "n_gpu": "x"}, indent=2))
     with pytest.raises(ConfigError, match=r"^y\.json:3: n_gpu: "):
         load(["y.json"])
-
-
-def test_victoresque() -> None:
-    """The config.json of victoresque/pytorch-template runs unmodified, with these very values."""
-    run = load([VICTORESQUE]).run
-    assert run.name == "Mnist_LeNet"
-    assert (run.n_gpu, run.arch.type, run.arch.args, run.loss.type) == (1, "MnistModel", {}, "nll_loss")
-    assert run.data_loader.model_dump() == {
-        "type": "MnistDataLoader",
-        "args": {"data_dir": "data/", "batch_size": 128, "shuffle": True, "validation_split": 0.1, "num_workers": 2},
-    }
-    optimizer = {"type": "Adam", "args": {"lr": 0.001, "weight_decay": 0, "amsgrad": True}}
-    assert load([VICTORESQUE]).to_dict()["optimizer"] == optimizer
-    assert [part.type for part in run.metrics] == ["accuracy", "top_k_acc"]
-    schedule = {"type": "StepLR", "args": {"step_size": 50, "gamma": 0.1}, "interval": None}
-    assert load([VICTORESQUE]).to_dict()["lr_scheduler"] == schedule
-    trainer = run.trainer
-    assert (trainer.epochs, trainer.save_dir, trainer.save_period, trainer.verbosity) == (100, "saved/", 1, 2)
-    assert (trainer.monitor, trainer.early_stop, trainer.tensorboard) == ("min val_loss", 10, True)
 
 
 def test_whole_numbers_may_be_written_as_floats(house: Path) -> None:  # noqa: F811

