@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from utils.errors import Refused
+
 
 class WarmupCosineLR(LRScheduler):
     """Linear warm-up to the optimizer's lr, then half a cosine down to `min_lr`, over `total_steps`.
@@ -63,7 +65,8 @@ def build_lr_scheduler(config: Any, optimizer: Any, steps_per_epoch: int) -> Any
 def build_lr_scheduler_part(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -> "Schedule":
     options = config.run.trainer
     steps = total_steps(options, steps_per_epoch)
-    parameters = inspect.signature(config.resolve("lr_scheduler", part)).parameters
+    named = config.resolve("lr_scheduler", part)
+    parameters = inspect.signature(named).parameters
     per_step = part.interval == "step" if part.interval else "total_steps" in parameters
     length = steps if per_step else -(-steps // steps_per_epoch)
     given = {
@@ -73,6 +76,10 @@ def build_lr_scheduler_part(config: Any, part: Any, optimizer: Optimizer, steps_
     }
     if "total_steps" in given and {"epochs", "steps_per_epoch"} <= part.args.keys():
         given = {}  # OneCycleLR takes its length as these two as well
+    if _follows_a_value(named):
+        if options.monitor == "off":
+            raise Refused(f"lr_scheduler: {part.type} follows trainer.monitor, which is off; give one, as min val_loss")
+        given |= {} if "mode" in part.args else {"mode": options.monitor.split()[0]}
     return Schedule(config.build_part("lr_scheduler", part, optimizer, **given), per_step)
 
 
@@ -87,7 +94,7 @@ class Schedule:
 
     def __init__(self, scheduler: Any, per_step: bool) -> None:
         self.scheduler, self.per_step = scheduler, per_step
-        self.on_value = "metrics" in inspect.signature(scheduler.step).parameters  # ReduceLROnPlateau
+        self.on_value = _follows_a_value(scheduler)
 
     def after_step(self, end_of_epoch: bool) -> None:
         if not self.on_value and (self.per_step or end_of_epoch):
@@ -110,6 +117,11 @@ class Schedule:
         shape = {k: v for k, v in vars(self.scheduler).items() if k not in progress}
         self.scheduler.load_state_dict(dict(state))
         vars(self.scheduler).update(shape)
+
+
+def _follows_a_value(scheduler: Any) -> bool:
+    """As ReduceLROnPlateau does, a class or one of its objects."""
+    return hasattr(scheduler, "step") and "metrics" in inspect.signature(scheduler.step).parameters
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -7,6 +7,7 @@ import torch
 
 from tests.tiny import tiny
 from trainer.optim import WarmupCosineLR
+from utils.errors import Refused
 
 __all__ = ["tiny"]
 EVERY_STEP = "trainer.log_steps=1"
@@ -75,7 +76,7 @@ def test_cosine_t_max_is_filled_in_by_epochs_or_steps(tiny):
 
 
 def test_plateau_follows_the_monitor(tiny):
-    plateau = "lr_scheduler={type: ReduceLROnPlateau, args: {mode: max, patience: 0, threshold: 2.0, factor: 0.1}}"
+    plateau = "lr_scheduler={type: ReduceLROnPlateau, args: {patience: 0, threshold: 2.0, factor: 0.1}}"
     tiny.train(plateau, "trainer.epochs=4", "trainer.monitor=max val_accuracy")
     # no accuracy is three times as good as the first: the second validation lowers it for the third epoch, and so on
     lr = {point["step"]: point["lr"] for point in tiny.points("train")}
@@ -83,6 +84,11 @@ def test_plateau_follows_the_monitor(tiny):
     state = tiny.load("checkpoint-step24.pth")
     assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(0.0001)
     assert state["lr_scheduler"]["best"] == tiny.points("valid")[0]["accuracy"]
+
+
+def test_plateau_without_a_monitor_is_refused(tiny):
+    with pytest.raises(Refused, match=r"ReduceLROnPlateau follows trainer.monitor, which is off; give one"):
+        tiny.build("lr_scheduler=ReduceLROnPlateau")
 
 
 def test_a_resume_goes_on_with_the_schedule(tiny):
