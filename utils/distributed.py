@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import launch
@@ -153,6 +153,7 @@ class Gradients:
 
     def __init__(self, model: nn.Module, even: bool = True) -> None:
         """even: has every rank samples in every step?"""
+        self.ranks = world()  # gradients are averaged over them
         self.ddp = model if isinstance(model, DistributedDataParallel) else None
         self.named = [(name, p) for name, p in model.named_parameters() if p.requires_grad] if self.ddp else []
         self.complete = None if even else False  # has every parameter a gradient on every rank? None: not known yet
@@ -208,14 +209,58 @@ def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
 
 
+class ExactGradients:
+    """The same bits on any number of ranks: the gradient of each micro-batch goes to all ranks, which add them up in
+    one order. Takes the memory of a gradient for each rank, and the time to send them all."""
+
+    ranks = 1  # a micro-batch's share of the step is not to be averaged over ranks
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.statistics, self.counts = _running(model)
+        self._sum: Tensor | None = None
+        self._start: list[Tensor] = []
+        self._micro_batches = 0
+
+    @contextlib.contextmanager
+    def backward(self, last: bool) -> Iterator[None]:
+        if self._sum is None:
+            self._start = [t.clone() for t in self.statistics + self.counts]
+        for t, start in zip(self.statistics + self.counts, self._start, strict=True):
+            t.copy_(start)  # each micro-batch moves them from where the step began
+        for p in self.parameters:
+            p.grad = None
+        yield
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        has = torch.tensor([float(p.grad is not None) for p in self.parameters], device=self.parameters[0].device)
+        mine = torch.cat([t.flatten() for t in [*gradients, *self.statistics, has]])
+        each = [torch.empty_like(mine) for _ in range(world())] if world() > 1 else [mine]
+        if world() > 1:
+            dist.all_gather(each, mine)
+        for of_rank in each:
+            self._sum = of_rank if self._sum is None else self._sum + of_rank
+        self._micro_batches += world()
+
+    @torch.no_grad()
+    def finish(self, parameters: Sequence[nn.Parameter]) -> None:
+        assert self._sum is not None
+        total, has = self._sum.split([len(self._sum) - len(self.parameters), len(self.parameters)])
+        for p, n in zip(self.parameters, has.tolist(), strict=True):
+            p.grad = torch.zeros_like(p) if n else None
+        places = [torch.empty_like(p) if p.grad is None else p.grad for p in self.parameters]
+        _unflatten(total, places + self.statistics)
+        for t in self.statistics:
+            t /= self._micro_batches
+        self._sum, self._micro_batches = None, 0
+
+
 class Buffers:
     """Keeps what a checkpoint holds besides the weights the same on all ranks: the running statistics of batch norm
     are averaged, so that all samples count, of other buffers that are saved rank 0's are taken."""
 
     def __init__(self, model: nn.Module) -> None:
-        norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
-        self.averaged = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
-        known = {id(t) for m in norms for t in m.buffers(recurse=False)}  # each rank counts its batches alike
+        self.averaged, counts = _running(model)
+        known = {id(t) for t in self.averaged + counts}  # each rank counts its batches alike
         saved = model.state_dict(keep_vars=True).values()
         self.others = [t for t in saved if not isinstance(t, nn.Parameter) and isinstance(t, Tensor)]
         self.others = [t for t in self.others if id(t) not in known]
@@ -230,3 +275,61 @@ class Buffers:
             flat = torch.cat([t.flatten() for t in same])
             dist.broadcast(flat, src=0)
             _unflatten(flat, same)
+
+
+def _running(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The running statistics of batch norm, and the numbers of batches in them."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    return statistics, [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over the samples of all ranks. On GPUs torch has its own; this one is for the CPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() >= 2
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(input)
+        dims, shape = [0, *range(2, input.dim())], [1, -1] + [1] * (input.dim() - 2)
+        count = sum_over_ranks([input.numel() / input.shape[1]])[0]
+        mean = _Sum.apply(input.sum(dims)) / count
+        centred = input - mean.view(shape)
+        var = _Sum.apply(centred.square().sum(dims)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), share)
+        output = centred * (var.view(shape) + self.eps).rsqrt()
+        return output if self.weight is None else output * self.weight.view(shape) + self.bias.view(shape)
+
+
+class _Sum(torch.autograd.Function):
+    """Over all ranks; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, every batch norm in it over the samples of all ranks."""
+    if world() == 1:
+        return model
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = SyncBatchNorm
+    return model

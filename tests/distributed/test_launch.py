@@ -101,7 +101,7 @@ def test_srun_joins(tmp_path):
     """Two processes as srun would start them: nothing but its variables."""
     task = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "127.0.0.1"}
     task["SLURM_STEP_NUM_TASKS"] = "2"
-    command = [sys.executable, ROOT / "train.py", "-c", ROOT / "config/digits.yaml", *QUICK]
+    command = [sys.executable, f"{ROOT}/train.py", "-c", f"{ROOT}/config/digits.yaml", *QUICK]
     tasks = [
         subprocess.Popen(command, cwd=tmp_path, env=environment(**task, SLURM_PROCID=rank, SLURM_LOCALID=rank))
         for rank in ("0", "1")
@@ -132,7 +132,7 @@ def test_torchrun_restarts_go_on(run, tmp_path):
     (tmp_path / "crash.py").write_text(CRASH.format(root=str(ROOT)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]
     (tmp_path / "stormy").mkdir()
-    command = [*torchrun, "../crash.py", "-c", ROOT / "config/digits.yaml", *QUICK]
+    command = [*torchrun, "../crash.py", "-c", f"{ROOT}/config/digits.yaml", *QUICK]
     began = time.monotonic()
     done = subprocess.run(command, cwd=tmp_path / "stormy", env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

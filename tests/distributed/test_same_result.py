@@ -125,3 +125,26 @@ def signal_rank_1(trainer):
         step(batches)
 
     trainer.train_step = train_step
+
+
+@pytest.mark.parametrize("change", [[], ["trainer.clip_grad_norm=0.5", "optimizer={type: AdamW, args: {lr: 0.01}}"]])
+def test_exact_ranks(change):
+    """The same bits on 1, 2 and 4 ranks, with batch norm, dropout and augmentation."""
+    exact = ["trainer.exact_ranks=true", "trainer.accumulate=4", "arch.args.dropout=0.3"]
+    one, *others = (results(world, exact + change) for world in (1, 2, 4))
+    for other in others:
+        assert same(one["weights"], other["weights"], 0)
+        assert_same_run(one, other)
+
+
+def test_exact_ranks_of_a_gan():
+    sgd = "{type: SGD, args: {lr: 0.1}}"
+    gan = ["arch=TinyGAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GANTrainer"]
+    gan += [f"optimizer={{generator: {sgd}, discriminator: {sgd}}}", "trainer.exact_ranks=true", "trainer.accumulate=4"]
+    assert same(results(1, gan)["weights"], results(4, gan)["weights"], 0)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_sync_batchnorm(world):
+    """As on one rank, up to rounding: statistics and gradients over the samples of all."""
+    assert_same_run(results(1, []), results(world, ["trainer.sync_batchnorm=true"]))
