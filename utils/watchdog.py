@@ -50,7 +50,8 @@ class Watchdog(threading.Thread):
         self.store = dist.PrefixStore(key, client)
         self._lock = threading.Lock()  # who tells: this thread or the main one
         self._stopping = threading.Event()
-        self._note(0)
+        self._beats = 0
+        self._note()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -59,11 +60,10 @@ class Watchdog(threading.Thread):
     # -- the thread -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        beats, at, since = 0, Progress.at, time.monotonic()
+        at, since = Progress.at, time.monotonic()
         while not self._stopping.wait(PERIOD):
-            beats += 1
             try:
-                self._note(beats)
+                self._note()
                 if self.store.check(["failed"]):
                     self._end(**self._failure())
                 if Progress.at != at or not Progress.doing:
@@ -73,8 +73,9 @@ class Watchdog(threading.Thread):
             except dist.DistError:  # the process that holds the store is gone, and it alone could tell more
                 self._end(self.rank, f"rank 0 is gone, and with it what joins the ranks; {self._where()}", 1)
 
-    def _note(self, beats: int) -> None:
-        self.store.set(f"note/{self.rank}", json.dumps([beats, Progress.at, Progress.doing, self._where()]))
+    def _note(self) -> None:
+        self._beats += 1
+        self.store.set(f"note/{self.rank}", json.dumps([self._beats, Progress.at, Progress.doing, self._where()]))
 
     def _notes(self) -> list[Any]:
         return [json.loads(note) for note in self.store.multi_get([f"note/{r}" for r in range(self.world)])]
@@ -102,7 +103,9 @@ class Watchdog(threading.Thread):
     def _silent(self) -> tuple[list[int], list[Any]]:
         """The ranks that write no notes any more, and the notes."""
         before = self._notes()
-        time.sleep(2.5 * PERIOD)
+        for _ in range(5):
+            time.sleep(PERIOD / 2)
+            self._note()  # others may look at the same time
         after = self._notes()
         return [r for r in range(self.world) if after[r][0] == before[r][0] and r != self.rank], after
 
