@@ -45,6 +45,19 @@ tensorboard() {
 """
 
 
+# What `describe` says, in Korean
+WORDS = {
+    r"a list, each entry a part": "부품의 목록",
+    r"a part, or several by name": "부품, 또는 이름별로 여럿",
+    r"a part": "부품",
+    r"a mapping": "매핑",
+    r"a whole number of at least (\d+)": r"\1 이상의 정수",
+    r"a number above (\d+)": r"\1보다 큰 수",
+    r"a text": "문자열",
+    r" or ": " 또는 ",
+}
+
+
 class Block(NamedTuple):
     section: str
     language: str
@@ -188,8 +201,8 @@ def test_korean_says_the_same() -> None:
     assert rows == korean_rows
 
 
-def table(keys: str, kept: dict[str, str]) -> str:
-    """The keys of a model; `kept` are descriptions in another language."""
+def table(keys: str, korean: bool, kept: dict[str, str]) -> str:
+    """The keys of a model; `kept` are descriptions in Korean."""
     models: dict[str, type[Model]] = {"run": RunConfig, "trainer": TrainerConfig}
     model = models[keys]
     lines = []
@@ -198,6 +211,8 @@ def table(keys: str, kept: dict[str, str]) -> str:
         default = "" if field.default is PydanticUndefined else f"`{yaml_value(field.default)}`"
         accepts = describe(field.annotation, tuple(field.metadata))
         accepts = accepts.replace(describe(Part), "a part").replace("a part or a mapping", "a part, or several by name")
+        for english, word in WORDS.items() if korean else ():
+            accepts = re.sub(english, word, accepts)
         lines.append(f"| `{key}` | {default} | {accepts} | {kept.get(key, field.description)} |")
     return "\n".join(lines)
 
@@ -207,12 +222,13 @@ def yaml_value(value: object) -> str:
 
 
 def with_tables(text: str) -> str:
-    """`text` with its tables of config keys made anew; descriptions in another language are kept."""
+    """`text` with its tables of config keys made anew; descriptions in Korean are kept."""
 
     def anew(match: re.Match[str]) -> str:
         rows = [line.strip("| ").split(" | ") for line in match[3].splitlines() if line.startswith("| `")]
-        kept = {row[0].strip("`"): row[-1] for row in rows} if "기본값" in match[2] else {}
-        return f"{match[1]}{match[2]}{table(match[1].split()[2], kept)}\n{match[4]}"
+        korean = "기본값" in match[2]
+        kept = {row[0].strip("`"): row[-1] for row in rows} if korean else {}
+        return f"{match[1]}{match[2]}{table(match[1].split()[2], korean, kept)}\n{match[4]}"
 
     return re.sub(r"(<!-- table: \w+ -->\n)((?:.*\n)*?\|---.*\n)((?:\|.*\n)*)(\n?<!-- end -->)", anew, text)
 
