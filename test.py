@@ -16,12 +16,13 @@ def build(config: Any, devices: str | None = None) -> Any:
 
     device = setup.device(config, devices)
     config.run.data_loader.args.update(training=False, shuffle=False, validation_split=0.0)
+    config.run.init_from = None
     config.run.trainer.limit_batches = None  # all of the data, whatever the training was limited to
     data_loader = config.build("data_loader")
     setup.loaders(config, data_loader)
     return config.build(
         "trainer",
-        model=config.build("arch"),
+        model=setup.model(config, device),
         criterion=config.build("loss"),
         metrics=config.build("metrics"),
         optimizer=None,

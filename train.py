@@ -3,6 +3,8 @@
 This page is the whole run: the config names the parts, `build` makes them, and a Trainer runs them.
 """
 
+import sys
+
 from utils import cli
 from utils import run as runs
 from utils.config import Config
@@ -23,12 +25,11 @@ def build(config: Config, run: runs.Run, devices: str | None = None):
     valid_data_loader = data_loader.split_validation()
     setup.loaders(config, data_loader, valid_data_loader)
 
-    model = setup.model(config)
+    model = setup.model(config, device)
     log.info(setup.summary(model))
     criterion = config.build("loss")
     metrics = config.build("metrics")
 
-    model = model.to(device)  # before the optimizer, which holds its parameters
     optimizer = optim.build_optimizer(config, model)
     lr_scheduler = optim.build_lr_scheduler(config, optimizer, data_loader.steps_per_epoch)
     callbacks = config.build("callbacks")
@@ -58,8 +59,12 @@ def main(argv: list[str] | None = None) -> None:
     config.check()  # imports torch
 
     from trainer import replay, resume, setup
+    from utils import launch
 
-    with setup.processes(config.run.trainer.verbosity):
+    if not launch.joined() and (count := len(launch.devices(config.run.n_gpu, args.devices)[0])) > 1:
+        launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
+        return
+    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout):
         if args.check:
             resume.check(config, build, args.devices)
         elif args.replay is not None:

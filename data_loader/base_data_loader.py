@@ -3,7 +3,10 @@
 import ctypes
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data_loader.sampler import Permutation, StepSampler
-from utils.errors import Refused, SampleError, Stopped
+from utils.errors import Refused, SampleError, killed_worker
 from utils.seed import fetching, keys_of, seed_all
 
 SPLIT_KEY = 0  # the validation split is the same for every seed, so that runs compare
@@ -21,6 +24,7 @@ class Batch(NamedTuple):
     data: Any
     size: int  # samples
     bad: list[tuple[int, str]]  # samples that could not be read and were skipped: (index, why)
+    shard: int = 0  # which micro-batch of its step
 
 
 class Samples:
@@ -45,26 +49,26 @@ class BaseDataLoader:
     eval_dataset: the same samples as validation sees them, without augmentation (default: `dataset` itself).
     skip_bad_samples: samples that may fail to load before the run stops.
 
-    A data set may have `__getitems__(indices)`, indices int64 [B]: a list it returns is a list of samples (PyTorch's own
-    protocol) and is collated; anything else is the batch itself.
+    A data set may have `__getitems__(indices)`, indices int64 [B]: a list it returns is a list of samples (PyTorch's
+    own protocol) and is collated; anything else is the batch itself.
     Raises Refused where the split or the batch does not fit the data set.
     """
 
     def __init__(
         self,
-        dataset: Dataset[Any],
+        dataset: Any,
         batch_size: int,
         shuffle: bool = True,
         validation_split: float | int = 0.0,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
-        eval_dataset: Dataset[Any] | None = None,
+        eval_dataset: Any = None,
     ) -> None:
         self.dataset, self.batch_size, self.shuffle, self.num_workers = dataset, batch_size, shuffle, num_workers
         self.collate_fn = collate_fn or default_collate
         self.eval_dataset = eval_dataset if eval_dataset is not None else dataset
-        n = len(dataset)  # type: ignore[arg-type]
-        if len(self.eval_dataset) != n:  # type: ignore[arg-type]
+        n = len(dataset)
+        if len(self.eval_dataset) != n:
             raise ValueError(f"eval_dataset must hold the {n} samples of dataset, in the same order")
         held_out = _held_out(n, validation_split)
         order = Permutation(n, SPLIT_KEY) if held_out else None
@@ -145,7 +149,7 @@ class BaseDataLoader:
         requests = ((epoch, self.samples(positions)) for epoch, positions in batches)
         fetch = _Fetch(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
         if self.num_workers == 0:
-            yield from map(fetch.__getitem__, requests)
+            yield from map(fetch.read, requests)
             return
         loader = DataLoader(
             fetch,
@@ -158,14 +162,20 @@ class BaseDataLoader:
             generator=torch.Generator(),  # else iter() draws from the global one
         )
         try:
-            yield from loader
-        except RuntimeError as e:
-            if "DataLoader worker" not in str(e):
-                raise
-            raise Stopped(
-                f"a data loader worker was killed by the system ({e}); most often the machine ran out of memory "
-                f"(RAM or /dev/shm): lower data_loader.args.num_workers (now {self.num_workers}) or batch_size"
-            ) from e
+            for batch in loader:
+                if isinstance(batch, SampleError):
+                    raise batch
+                yield batch
+        except (RuntimeError, ConnectionError, EOFError) as e:
+            why = e
+            if not isinstance(e, RuntimeError):  # to a worker that is gone: torch says so a moment later, by a signal
+                try:
+                    time.sleep(1)
+                except RuntimeError as late:
+                    why = late
+            if stopped := killed_worker(why):
+                raise stopped from e
+            raise
 
 
 class _Requests:
@@ -178,38 +188,75 @@ class _Requests:
         return self.requests
 
 
-class _Fetch(Dataset[Batch]):
+class _Fetch(Dataset[Batch | SampleError]):
     """(epoch, indices) -> Batch, seeded so that it depends on nothing else: not on the worker, the rank or the past."""
 
-    def __init__(self, dataset: Dataset[Any], collate: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
         self.dataset, self.collate, self.seed, self.skip_bad = dataset, collate, seed, skip_bad
 
-    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch:
+    def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch | SampleError:
+        """For workers: an error that they raised would come with their traceback as its text."""
+        try:
+            return self.read(request)
+        except SampleError as e:
+            return e
+
+    def read(self, request: tuple[int, np.ndarray]) -> Batch:
         epoch, indices = request
         if hasattr(self.dataset, "__getitems__"):
-            with fetching(self.seed, epoch, indices):
-                data = self.dataset.__getitems__(indices)
-            return Batch(self.collate(data) if isinstance(data, list) else data, len(indices), [])
-        samples, bad = [], []
+            return self._read_at_once(epoch, indices)
         keys = keys_of(self.seed, epoch, indices)
+        samples, bad = [], []
         for index, key in zip(indices.tolist(), keys.tolist(), strict=True):
             seed_all(key)
             try:
                 samples.append(self.dataset[index])
             except Exception as e:
-                why = f"sample {index}{_path(self.dataset, index)} could not be read: {type(e).__name__}: {e}"
-                if not self.skip_bad:
-                    raise SampleError(
-                        f"{why}\nRepair or remove it, or let up to N such samples pass with trainer.skip_bad_samples=N"
-                    ) from e
-                bad.append((index, why))
+                bad.append(self._unreadable(index, e))
         return Batch(self.collate(samples) if samples else None, len(samples), bad)
 
+    def _read_at_once(self, epoch: int, indices: np.ndarray) -> Batch:
+        bad: list[tuple[int, str]] = []
+        try:
+            return Batch(self._getitems(epoch, indices), len(indices), bad)
+        except Exception as e:
+            good = np.ones(len(indices), dtype=bool)
+            for i in range(len(indices)):  # which of them is it?
+                try:
+                    self._getitems(epoch, indices[i : i + 1])
+                except Exception as of_one:
+                    bad.append(self._unreadable(int(indices[i]), of_one))
+                    good[i] = False
+            if good.all():
+                raise SampleError(f"samples {indices.tolist()} could not be read together: {_said(e)}") from e
+        return Batch(self._getitems(epoch, indices[good]) if good.any() else None, int(good.sum()), bad)
 
-def _path(dataset: Dataset[Any], index: int) -> str:
+    def _getitems(self, epoch: int, indices: np.ndarray) -> Any:
+        with fetching(self.seed, epoch, indices):
+            data = self.dataset.__getitems__(indices)
+        return self.collate(data) if isinstance(data, list) else data
+
+    def _unreadable(self, index: int, error: Exception) -> tuple[int, str]:
+        """What to note of a bad sample; raises SampleError where none is allowed."""
+        why = f"sample {index}{_path(self.dataset, index)} could not be read: {_said(error)}"
+        if not self.skip_bad:
+            raise SampleError(
+                f"{why}\nRepair or remove it, or let up to N such samples pass with trainer.skip_bad_samples=N"
+            ) from error
+        return index, why
+
+
+def _said(error: Exception) -> str:
+    """`ValueError: no such label (at data_loaders.py:31)`: the place is the data set's own line."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    own = next((f for f in frames if f.filename != __file__), None)
+    return f"{type(error).__name__}: {error}" + (f" (at {Path(own.filename).name}:{own.lineno})" if own else "")
+
+
+def _path(dataset: Any, index: int) -> str:
     """' (its file)' where the data set lists its files in `samples`, as torchvision's folders do."""
     try:
-        sample = dataset.samples[index]  # type: ignore[attr-defined]
+        sample = dataset.samples[index]
     except (AttributeError, IndexError, KeyError, TypeError):
         return ""
     return f" ({sample[0] if isinstance(sample, (tuple, list)) else sample})"

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from logger.appended import Appended
+
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # DEBUG: the log points between two epochs
 
 log = logging.getLogger("groundwork")
@@ -64,9 +66,20 @@ def setup(verbosity: int, main: bool = True) -> None:
     log.addHandler(_Early())
 
 
+class _File(logging.Handler):
+    """Writes to a file; a full disk only delays it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file = Appended(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.file.write(f"{self.format(record)}\n".encode())
+
+
 def log_to(folder: Path) -> logging.Handler:
-    """Write everything, whatever the verbosity, to log.txt in this folder as well, until the handler is closed."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    """Write everything, whatever the verbosity, to log.txt in this folder as well, until the handler is removed."""
+    handler = _File(folder / "log.txt")
     handler.setFormatter(_Format("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
     for early in [h for h in log.handlers if isinstance(h, _Early)]:

@@ -25,21 +25,33 @@ class Reporter:
         self._first = self._samples = self._epoch_samples = 0
         self._epoch_seconds = 0.0
 
-    def open(self, folder: Path, sizes: Mapping[str, int]) -> None:
+    def open(self, folder: Path, sizes: Mapping[str, int], unwritten: Mapping[str, bytes]) -> None:
         """Start writing into the run's folder, at the state of the checkpoint that had these file sizes."""
+        self._log_file = logger.log_to(folder)
         self.writers = [JsonLines(folder), *([TensorBoard(folder)] if self.tensorboard else [])]
         for writer in self.writers:
-            writer.cut(sizes)
-        self._log_file = logger.log_to(folder)
+            writer.cut(sizes, unwritten)
 
     def sizes(self) -> dict[str, int]:
-        """How long each file is, for the checkpoint; what was reported before is in them."""
-        return {name: size for writer in self.writers for name, size in writer.sizes().items()}
+        """How long each file is, for the checkpoint: what was reported before is in them or in `unwritten`."""
+        return {file.path.name: file.size for writer in self.writers for file in writer.files()}
+
+    def unwritten(self) -> dict[str, bytes]:
+        """What a full disk has not taken yet of each file, after one more try."""
+        files = [file for writer in self.writers for file in writer.files()]
+        for file in files:
+            file.flush()
+        return {file.path.name: bytes(file.unwritten) for file in files if file.unwritten}
+
+    def note(self, error: Exception) -> None:
+        """Write why the run ends to log.txt; the console is told where the program ends."""
+        if self._log_file is not None:
+            self._log_file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, str(error), (), None))
 
     def close(self) -> None:
         self.progress.stop()
-        for writer in self.writers:
-            writer.close()
+        self.unwritten()
+        self.writers.clear()
         if self._log_file is not None:
             log.removeHandler(self._log_file)
             self._log_file.close()

@@ -1,12 +1,20 @@
 """Where values go: metrics.jsonl and TensorBoard. After any number of kills each point stands there exactly once.
 
-A checkpoint holds the size that each file had when it was written; a resume cuts the files back to that.
+A checkpoint holds the size that each file had when it was written, and what a full disk had not taken until then; a
+resume cuts the files back to that.
 """
 
 import json
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from logger.appended import Appended
+from logger.logger import log
+from utils.run import write_atomic
 
 METRICS = "metrics.jsonl"
 
@@ -15,42 +23,40 @@ class JsonLines:
     """metrics.jsonl: one object a line: step, epoch, split, then the values."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS
-        self._file: IO[bytes] | None = None
+        self.file = Appended(folder / METRICS)
 
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
-        if self._file is None:
-            self._file = open(self.path, "ab")  # noqa: SIM115 (open for the whole run)
         line = json.dumps({"step": step, "epoch": epoch, "split": split, **values})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        self.file.write(line.encode() + b"\n")
 
-    def sizes(self) -> dict[str, int]:
-        return {METRICS: self.path.stat().st_size if self.path.exists() else 0}
+    def files(self) -> list[Appended]:
+        return [self.file]
 
-    def cut(self, sizes: Mapping[str, int]) -> None:
+    def cut(self, sizes: Mapping[str, int], unwritten: Mapping[str, bytes]) -> None:
         """Drop what was written after these sizes were taken, except results of test.py, which belong to no step."""
-        self.close()
-        if not self.path.exists():
-            return
-        data = self.path.read_bytes()
-        kept = data[: sizes.get(METRICS, 0)]
-        later = [line for line in data[len(kept) :].splitlines(keepends=True) if _is_test(line)]
-        if data != (whole := kept + b"".join(later)):
-            self.path.write_bytes(whole)
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        path, size = self.file.path, sizes.get(METRICS, 0)
+        if self.file.size < size:
+            log.warning(f"{path}: {size - self.file.size} bytes are gone since the checkpoint: points are missing")
+            size = _whole_lines(path)
+        if path.exists():
+            with open(path, "rb") as file:
+                file.seek(size)
+                later = file.read()
+            tests = b"".join(line for line in later.splitlines(keepends=True) if _is_test(line))
+            if later != tests and tests:
+                write_atomic(path, path.read_bytes()[:size] + tests)  # a kill in between must not cost either
+            elif later != tests:
+                os.truncate(path, size)
+        self.file.write(unwritten.get(METRICS, b""))
 
 
 class TensorBoard:
-    """TensorBoard event files: scalars under split/name with the step as x."""
+    """TensorBoard event files: scalars under split/name with the step as x. A new file at each start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: Any = None
+        self._files: list[Appended] = []
 
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -63,34 +69,77 @@ class TensorBoard:
     def writer(self) -> Any:
         """torch's SummaryWriter, for whatever else you want to write."""
         if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
-
-            self._writer = SummaryWriter(str(self.folder))
+            self._files.append(Appended(self.folder / _event_file()))
+            self._writer = _summary_writer(self._files[-1])
         return self._writer
 
-    def sizes(self) -> dict[str, int]:
-        if self._writer is not None:
-            self._writer.flush()
-        return {path.name: path.stat().st_size for path in self.folder.glob("events.out.tfevents.*")}
+    def files(self) -> list[Appended]:
+        old = [Appended(p) for p in self.folder.glob("events.out.tfevents.*") if p not in [f.path for f in self._files]]
+        return old + self._files
 
-    def cut(self, sizes: Mapping[str, int]) -> None:
-        self.close()
+    def cut(self, sizes: Mapping[str, int], unwritten: Mapping[str, bytes]) -> None:
         for path in self.folder.glob("events.out.tfevents.*"):
             size = sizes.get(path.name, 0)
             if size == 0:
                 path.unlink()
             elif path.stat().st_size > size:
-                with open(path, "r+b") as file:
-                    file.truncate(size)
+                os.truncate(path, size)
+        for name, data in unwritten.items():
+            if name.startswith("events.out.tfevents.") and Path(name).name == name:
+                self._files.append(Appended(self.folder / name))
+                self._files[-1].write(data)
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+
+def _event_file() -> str:
+    return f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _summary_writer(file: Appended) -> Any:
+    """torch's SummaryWriter over our file. Its own is written by a thread, which ends at the first failure and takes
+    with it what it holds."""
+    from tensorboard.compat.proto.event_pb2 import Event  # takes a second to import
+    from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+
+    class Events:
+        """In the place of tensorboard's EventFileWriter."""
+
+        def __init__(self) -> None:
+            self._records = RecordWriter(file)
+            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+        def get_logdir(self) -> str:
+            return str(file.path.parent)
+
+        def add_event(self, event: Any) -> None:
+            self._records.write(event.SerializeToString())
+
+        def flush(self) -> None:
+            file.flush()
+
+        close = reopen = flush
+
+    class Files(FileWriter):
+        def __init__(self, *_: Any) -> None:
+            self.event_writer = Events()
+
+    class Writer(SummaryWriter):
+        def _get_file_writer(self) -> Any:
+            if self.file_writer is None:
+                self.file_writer: Any = Files()
+                self.all_writers: Any = {self.file_writer.get_logdir(): self.file_writer}
+            return self.file_writer
+
+    return Writer(str(file.path.parent))
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
 def _is_test(line: bytes) -> bool:
     try:
         return bool(json.loads(line)["split"] == "test") and line.endswith(b"\n")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -17,7 +17,7 @@ from trainer.metrics import Monitor, Sums, is_object, means, name_of
 from trainer.optim import Schedule, total_steps
 from trainer.replay import NonFinite, explain
 from utils import distributed
-from utils.errors import Interrupted, Stopped
+from utils.errors import Interrupted, Refused, Stopped, killed_worker
 from utils.run import Run, StopSignal
 from utils.seed import mix, seed_all
 
@@ -49,7 +49,8 @@ class BaseTrainer:
     ) -> None:
         self.config, self.options, self.seed = config, config.run.trainer, config.run.seed
         self.device, self.rank, self.world = device, distributed.rank(), distributed.world()
-        self.model: Any = self.wrap(model.to(device))
+        model = model.to(device)
+        self.model: Any = self.wrap(distributed.sync_batchnorm(model, device) if self.options.sync_batchnorm else model)
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self.metrics = [m.to(device) if hasattr(m, "to") else m for m in metrics]
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
@@ -76,6 +77,12 @@ class BaseTrainer:
             self.steps_per_epoch,
         )
         self.signal = StopSignal()
+        self.gradients: Any = distributed.Gradients(self.model, even=not self.options.skip_bad_samples)
+        self.buffers = distributed.Buffers(state.unwrap(self.model))
+        if self.options.exact_ranks:
+            self.gradients = distributed.ExactGradients(self.model)
+            self.buffers.averaged = []
+        self._vote = distributed.Vote()  # on the signal to stop by
         self._sums = self.window  # where record() adds: the window, or the sums of a validation
         self._size = 0  # samples of the current micro-batch on this rank
         self._step_size = 0  # samples of the current step over all ranks
@@ -98,7 +105,7 @@ class BaseTrainer:
     def wrap(self, model: nn.Module) -> nn.Module:
         """How the model works on several ranks. A step that calls parts of the model on their own returns it as it is:
         gradients are then averaged after the backward pass, not in it."""
-        return distributed.wrap(model, self.device)
+        return model if self.options.exact_ranks else distributed.wrap(model, self.device)
 
     def optimize(self, loss_of: Callable[[Any], Tensor], batches: list[Any], optimizer: Any) -> None:
         """Update the weights once, by the gradient of the mean loss over all samples of the global step.
@@ -111,15 +118,16 @@ class BaseTrainer:
             p.grad = None  # optimizer.zero_grad() takes ten times as long
         for i, batch in enumerate(batches):
             self._size = batch.size
-            seed_all(mix(self.seed, self.step, self.rank + i * self.world, self._calls))
-            with distributed.sync_gradients(self.model, i == len(batches) - 1):
+            seed_all(mix(self.seed, self.step, self.rank + batch.shard * self.world, self._calls))
+            with self.gradients.backward(last=i == len(batches) - 1):
                 with self.autocast():
                     loss = loss_of(batch.data)
                 self._check(loss, "loss")
-                share = batch.size * self.world / self._step_size  # gradients are averaged over the ranks
+                distributed.beat(f"the backward pass of step {self.step + 1}", self.step, 1, self._calls, i)
+                share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
                 (self.scaler.scale(loss) if self._scaled else loss).backward()
-        distributed.average_gradients(self.model, parameters)
+        self.gradients.finish(parameters)
         if self._scaled:
             self.scaler.unscale_(optimizer)
         self._clip([p for p in parameters if p.grad is not None])
@@ -136,6 +144,7 @@ class BaseTrainer:
         if self.device.type == "cpu":  # where looking costs nothing, and mostly saves the work
             norm = math.hypot(*(n.item() for n in torch._foreach_norm(gradients))) if gradients else 0.0
             if not math.isfinite(norm) and not self._scaled:  # the scaler skips such a step by itself
+                self._check_now()  # was it a loss, on one of the ranks?
                 raise NonFinite(self.step, "gradient", norm)
             if limit is not None and norm > limit * 0.9999:  # near it torch's own rounding decides
                 nn.utils.clip_grad_norm_(parameters, limit)
@@ -178,15 +187,25 @@ class BaseTrainer:
 
     def train(self) -> None:
         """Train from `step` to the end. Raises Interrupted after a signal, Stopped if it has to give up."""
+        try:
+            with distributed.together():  # here, since log.txt is still open to errors of other ranks
+                self._train()
+        finally:
+            self.reporter.close()
+            distributed.beat("")
+
+    def _train(self) -> None:
         self.signal.install()
         self.model.train()
         self.reporter.start(self.step)
         stream = self.data_loader.stream(self.step)
         try:
             while True:
+                if self.checkpoints is not None and self.checkpoints.failed:
+                    self._wait_for_save()
                 if self.closed < self.step:
                     self._close_step()
-                self._interrupted = distributed.any_rank(self.signal.number > 0)
+                self._interrupted = self._interrupted or self._asked_to_stop()
                 if self._save_due():
                     self._save()
                 if self.finished or self._interrupted:
@@ -194,17 +213,42 @@ class BaseTrainer:
                 self._one_step(stream)
             self._end()
         except NonFinite as e:
-            raise Stopped(explain(self, e)) from None
+            stopped = Stopped(explain(self, e))
+            self._note(stopped)
+            raise stopped from None
+        except Stopped as e:
+            self._note(e)
+            raise
+        except RuntimeError as e:  # of a worker that dies, torch tells wherever the main process just is
+            if (killed := killed_worker(e)) is not None:
+                self._note(killed)
+                raise killed from e
+            raise
         finally:
             stream.close()
-            self.reporter.close()
+            if self.checkpoints is not None:
+                self._wait_for_save()
+
+    def _note(self, error: Exception) -> None:
+        if self.world == 1:  # on several ranks the first cause is told, which may be another
+            self.reporter.note(error)
+
+    def _asked_to_stop(self) -> bool:
+        """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
+        self.signal.number = max(self.signal.number, vote := self._vote(self.signal.number))
+        return vote > 0
 
     def _one_step(self, stream: Iterator[Any]) -> None:
+        distributed.beat(f"reading the samples of step {self.step + 1}", self.step)
         batches = self._next_batches(stream)
-        if self.step == 0:
+        distributed.beat(f"computing step {self.step + 1}", self.step, 1)
+        if self.step == 0 and batches:
             self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
         self._calls = 0
-        self.train_step(batches)
+        if self._step_size:  # else every sample of it was bad
+            self.train_step(batches)
+        self.buffers.sync()
+        distributed.beat(f"what follows step {self.step + 1}", self.step, 2)
         end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
         log_due = (self.step + 1) % self.options.log_steps == 0 or end_of_epoch or self.step + 1 == self.max_steps
         rates = self._learning_rates() if log_due else {}  # of this step, before the schedules go on
@@ -220,13 +264,17 @@ class BaseTrainer:
 
     def _next_batches(self, stream: Iterator[Any]) -> list[Any]:
         """The micro-batches of the next step, on the device."""
-        batches = [next(stream) for _ in range(self.options.accumulate)]
+        batches = [next(stream) for _ in range(self.data_loader.sampler.accumulate)]
         self._step_size = self.data_loader.sampler.size(self.step)
         if self.options.skip_bad_samples:
-            self._note_skipped([bad for batch in batches for bad in batch.bad])
-            sizes = distributed.sum_over_ranks([sum(batch.size for batch in batches)])
-            self._step_size = int(sizes[0])
-            batches = [batch for batch in batches if batch.size]
+            bad = [bad for batch in batches for bad in batch.bad]
+            batches = [batch._replace(shard=i) for i, batch in enumerate(batches) if batch.size]
+            size, n_bad = distributed.sum_over_ranks([sum(batch.size for batch in batches), len(bad)])
+            self._step_size = int(size)
+            if n_bad:
+                self._note_skipped([bad for of_rank in distributed.gather(bad) for bad in of_rank])
+        else:
+            batches = [batch._replace(shard=i) for i, batch in enumerate(batches)]
         return [batch._replace(data=to_device(batch.data, self.device)) for batch in batches]
 
     def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
@@ -306,14 +354,22 @@ class BaseTrainer:
                         stack.enter_context(callback.during_eval(self))
                 for metric in objects:
                     metric.reset()
-                for i, batch in enumerate(loader.once()):
-                    self._size = batch.size
-                    seed_all(mix(self.seed, self.step, self.rank + i * self.world, 0))
-                    with self.autocast():
-                        self.eval_step(to_device(batch.data, self.device))
+                batches, bad = loader.once(), list[tuple[int, str]]()
+                for i in range(loader.steps_per_epoch):
+                    distributed.beat(f"batch {i + 1} of the {label} after step {self.step}", self.step, -1, i)
+                    batch = next(batches, None)
+                    bad += batch.bad if batch is not None else []
+                    if batch is not None and batch.size:  # a small last batch may leave a rank without a sample
+                        self._size = batch.size
+                        seed_all(mix(self.seed, self.step, self.rank + i * self.world, 0))
+                        with self.autocast():
+                            self.eval_step(to_device(batch.data, self.device))
                     self.reporter.progress.step()
-                    if self.signal.number and self.world == 1:
+                    if self._asked_to_stop():
+                        self._interrupted = True
                         return None
+                if self.options.skip_bad_samples:
+                    self._note_skipped([sample for of_rank in distributed.gather(bad) for sample in of_rank])
                 return sums.means() | {name_of(metric): float(metric.compute()) for metric in objects}
         finally:
             self._sums = self.window
@@ -323,13 +379,19 @@ class BaseTrainer:
     def _end(self) -> None:
         """The last checkpoint is on the disk, or this raises Stopped."""
         if self.checkpoints is not None:
-            error = self.checkpoints.wait()
-            if error is not None:
-                raise Stopped(f"{self._failed(error)}\nNothing newer than {self._newest()} is saved.")
+            if distributed.any_rank(not self._wait_for_save()):
+                self._save_once_more()
+            if lost := self.reporter.unwritten():
+                raise Stopped(
+                    f"{', '.join(lost)} in {self.run}: the last lines could not be written; the checkpoint holds them. "
+                    f"Free some space, and this writes them: python train.py -r {self.run}"
+                )
         again = f"python train.py -r {self.run}"
         if not self.finished:
             told = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: {again}"
             log.info(told)
+            if self.world > 1:
+                log.info(f"each process ends with {self.signal.exit_code or 143}, which torchrun turns into 1")
             raise Interrupted(told if not log.handlers else "", self.signal.exit_code or 143)
         why = self._why_stopped()
         log.info(f"finished at step {self.step}" + (f": {why}" if why else ""))
@@ -344,6 +406,10 @@ class BaseTrainer:
     def finished(self) -> bool:
         """Is there nothing left to do?"""
         return self.closed == self.step and (self.step >= self.max_steps or bool(self._why_stopped()))
+
+    @property
+    def why_finished(self) -> str:
+        return self._why_stopped() or "all its steps are done; to go on, raise trainer.epochs or trainer.max_steps"
 
     def _why_stopped(self) -> str | None:
         if self.monitor.stop:
@@ -372,13 +438,13 @@ class BaseTrainer:
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
-    def open(self, logs: dict[str, int] | None = None) -> None:
-        """Start writing into the run's folder, whose logs are those of a checkpoint (or of none)."""
+    def open(self, saved: dict[str, Any] | None) -> None:
+        """Start writing into the run's folder, whose logs go on from those of the checkpoint (or of none)."""
         assert self.run is not None
         self._saved = (self.step, self.closed)
         self.checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_last)
         if self.rank == 0:
-            self.reporter.open(self.run.folder, logs or {})
+            self.reporter.open(self.run.folder, *((saved["logs"], saved["unwritten"]) if saved else ({}, {})))
 
     def resume(self, path: Path, saved: dict[str, Any]) -> None:
         """Continue from a checkpoint that was loaded; tells what is not exact."""
@@ -388,14 +454,34 @@ class BaseTrainer:
         assert self.checkpoints is not None
         self._check_now()
         self._check_weights()
-        error = self.checkpoints.wait()
-        if error is not None:
-            log.error(self._failed(error))
+        self._wait_for_save()
         saved = state.collect(self)
         if self.rank == 0:
             self.checkpoints.save(saved, best=self._best_due)
         self._best_due = False
         self._saved = (self.step, self.closed)
+
+    def _wait_for_save(self) -> bool:
+        """Is the last checkpoint on the disk? If not, tells why, and the next save tries again."""
+        assert self.checkpoints is not None
+        error = self.checkpoints.wait()
+        if error is not None:
+            log.error(error)
+        return error is None
+
+    def _save_once_more(self) -> None:
+        """At the end there is no next time: try once more, in a new folder if the run's was deleted; else Stopped."""
+        assert self.run is not None
+        if self.rank == 0 and not self.run.exists:
+            with contextlib.suppress(Refused):
+                self.run.open(self.config.to_yaml())
+                log.error(f"{self.run} was deleted while the run went on: made again for its last checkpoint")
+        self._save()
+        if distributed.any_rank(not self._wait_for_save()):
+            raise Stopped(
+                f"the last checkpoint could not be saved: nothing newer than {self._newest()} is on the disk. Free "
+                f"some space, or repair what the error above names, and go on from there: python train.py -r {self.run}"
+            )
 
     def warn_of_little_space(self) -> None:
         """Warn at the start if two checkpoints do not fit."""
@@ -408,15 +494,6 @@ class BaseTrainer:
                 f"{need / 1e6:,.1f} MB; free some, or give another place with trainer.save_dir=FOLDER"
             )
 
-    def _failed(self, error: OSError) -> str:
-        assert self.checkpoints is not None
-        folder = self.checkpoints.folder
-        need, free = self.checkpoints.bytes_needed(), checkpoint.space(folder)
-        return (
-            f"could not save a checkpoint in {folder}: {error.strerror or error}; {need / 1e6:,.1f} MB are needed, "
-            f"{free / 1e6:,.1f} MB are free"
-        )
-
     def _newest(self) -> str:
         assert self.checkpoints is not None
         newest = self.checkpoints.newest()
@@ -425,26 +502,39 @@ class BaseTrainer:
     # -- finiteness ---------------------------------------------------------------------------------------------------
 
     def _check(self, value: Tensor, what: str) -> None:
-        """Raise NonFinite: at once on the CPU, where looking costs nothing; elsewhere at the next log point."""
-        if self.device.type == "cpu":
+        """Raise NonFinite: at once on one CPU, where it costs nothing; else at the next log point, on all ranks."""
+        if self.device.type == "cpu" and self.world == 1:
             if not math.isfinite(value.item()):
                 raise NonFinite(self.step, what, value.item())
         else:
             self._unchecked.append((self.step, what, value.detach()))
 
     def _check_now(self) -> None:
+        found = []
         if self._unchecked:
             values = torch.stack([value.float() for _, _, value in self._unchecked]).tolist()
-            for (step, what, _), value in zip(self._unchecked, values, strict=True):
-                if not math.isfinite(value):
-                    raise NonFinite(step, what, value)
+            checked = zip(self._unchecked, values, strict=True)
+            found = [(step, what, value) for (step, what, _), value in checked if not math.isfinite(value)]
             self._unchecked.clear()
+        first = min([f for of_rank in distributed.gather(found[:1]) for f in of_rank], default=None, key=lambda f: f[0])
+        if first is not None:
+            raise NonFinite(*first)
 
     def _check_weights(self) -> None:
-        """Nothing non-finite is ever saved."""
-        weights: list[Tensor] = [p for p in self.model.parameters() if p.numel()]
-        if weights and not math.isfinite(sum(torch.stack(torch._foreach_norm(weights)).tolist())):
-            raise NonFinite(self.step - 1, "weights", math.nan)
+        """Nothing non-finite is saved: no weight and no state of an optimizer. (A buffer may be a mask of -inf.)"""
+        names = {p: name for name, p in self.model.named_parameters()}
+        values = {f"weight {name}": p.detach() for p, name in names.items()}
+        for optimizer in self.optimizer.values() if isinstance(self.optimizer, dict) else [self.optimizer]:
+            for p, kept in optimizer.state.items():
+                values |= {f"optimizer's {key} of {names.get(p, 'a weight')}": value for key, value in kept.items()}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
+        for device in {v.device for v in tensors.values()}:
+            here = {k: v for k, v in tensors.items() if v.device == device}
+            norms = torch.stack([n.double() for n in torch._foreach_norm(list(here.values()))]).tolist()
+            for (what, value), norm in zip(here.items(), norms, strict=True):
+                # A norm may overflow where no value has; to look at each value takes thirty times as long
+                if not math.isfinite(norm) and not value.isfinite().all():
+                    raise NonFinite(self.step - 1, what, "not finite")
 
 
 def to_device(data: Any, device: torch.device) -> Any:

@@ -1,17 +1,14 @@
 """Checkpoints: written whole or not at all, in the background; verified before they are believed."""
 
-import collections
 import contextlib
-import datetime
-import errno
+import functools
 import hashlib
 import os
-import pathlib
 import re
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,31 @@ from utils.run import BEST, sync_folder
 
 FORMAT = 1
 PLAIN = (bool, int, float, str, bytes, type(None))
+PROGRESS: dict[str, Any] = {  # what every checkpoint holds besides the states of the trainer's parts
+    "format": int,
+    "config": dict,
+    "step": int,
+    "epoch": int,
+    "closed": int,
+    "skipped": list,
+    "stop_reason": (str, type(None)),
+    "environment": dict,
+    "logs": dict,
+    "unwritten": dict,
+}
+LEGACY = (  # what a 2020-template checkpoint holds besides tensors and plain types
+    "parse_config.ConfigParser",
+    "parse_config.parse_config.ConfigParser",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "pathlib._local.PosixPath",
+    "datetime.datetime",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtypes.Float64DType",
+    "numpy.dtypes.Float32DType",
+)
 
 
 class BrokenCheckpoint(Exception):
@@ -46,46 +68,53 @@ def checkpoints(folder: Path) -> list[Path]:
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last` and the best.
 
-    `save` copies the state into host memory that is kept for the next save, and returns; a thread writes it. What
-    goes wrong there is kept in `error` until the next `wait` returns it.
+    `save` copies the state into host memory that is kept for the next save, and returns; a thread writes it. `failed`
+    tells of a save that did not work, and `wait` why.
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder, self.keep_last = folder, keep_last
+        self.bytes_needed = 0  # size of one checkpoint: of the state that was last to be saved
         self._buffers: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None
-        self.error: OSError | None = None
-        if folder.is_dir():
-            for path in folder.glob(".tmp-*"):  # of a writer that was killed; the run's lock says that none is left
-                path.unlink()
+        self._error: str | None = None
+        self._owed_best: Mapping[str, Any] | None = None  # a best state that could not be written yet
 
     def newest(self) -> list[Path]:
         """The checkpoints, newest first."""
-        return checkpoints(self.folder)
+        return [path for path in checkpoints(self.folder) if path.is_file()]
 
-    def bytes_needed(self) -> int:
-        """Size of one checkpoint: of the state that was last to be saved."""
-        return sum(t.numel() * t.element_size() for t in self._buffers.values())
-
-    def save(self, state: Mapping[str, Any], best: bool, regular: bool = True) -> None:
-        """Write the state as the checkpoint of its step, as the best, or as both; `wait` first."""
+    def save(self, state: Mapping[str, Any], best: bool) -> None:
+        """Write the state as the checkpoint of its step, and as the best if it is; `wait` first."""
         assert self._thread is None, "wait() before the next save()"
-        names = [name_of(state["step"])] * regular + [BEST] * best
         snapshot = self._copy(state, "state")
-        self._thread = threading.Thread(target=self._write, args=(snapshot, names), name="checkpoint-writer")
+        self.bytes_needed = sum(t.numel() * t.element_size() for t in self._buffers.values())
+        jobs = [(snapshot, [name_of(state["step"]), *[BEST] * best])]
+        if self._owed_best is not None and not best:
+            jobs.insert(0, (self._owed_best, [BEST]))
+        self._thread = threading.Thread(target=self._work, args=(jobs,), name="checkpoint-writer")
         self._thread.start()
 
-    def wait(self) -> OSError | None:
-        """Wait until the last save is on the disk; what it failed with, if it failed."""
+    def wait(self) -> str | None:
+        """Wait until the last save is on the disk; if it failed, what a person should know of it."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        error, self.error = self.error, None
-        return error
+        reason, self._error = self._error, None
+        if reason is None:
+            return None
+        if not self.folder.parent.is_dir():
+            reason = "the run's folder is gone"
+        newest = self.newest()
+        return (
+            f"could not save a checkpoint in {self.folder}: {reason}; {self.bytes_needed / 1e6:,.1f} MB are needed, "
+            f"{space(self.folder) / 1e6:,.1f} MB are free; on the disk is {newest[0].name if newest else 'none'}"
+        )
 
     @property
     def failed(self) -> bool:
-        return self.error is not None
+        """Did a save fail that nobody has waited for yet? Costs nothing to ask."""
+        return self._error is not None
 
     def _copy(self, value: Any, at: str) -> Any:
         """A copy of the state in kept host memory; plain types only, so that `weights_only=True` can load it."""
@@ -106,39 +135,85 @@ class Checkpoints:
             f"lists, dicts): convert it in that part's state_dict()"
         )
 
+    def _work(self, jobs: list[tuple[Mapping[str, Any], list[str]]]) -> None:
+        """What the thread does. Whatever goes wrong is for the main thread to tell."""
+        for state, names in jobs:
+            try:
+                self._write(state, names)
+            except Exception as e:
+                self._error = _reason(e)
+                if BEST in names:
+                    self._owed_best = state
+                    self._buffers = {}  # the next save must not copy over it
+            else:
+                if BEST in names:
+                    self._owed_best = None
+
     def _write(self, state: Mapping[str, Any], names: list[str]) -> None:
-        path = self.folder / names[0]
-        temporary = self.folder / f".tmp-{names[0]}"
+        """Write a file that has all these names; each appears whole, and only after the file was read back."""
+        temporaries = [self.folder / f".tmp-{name}" for name in names]
         try:
+            self.folder.mkdir(exist_ok=True)
             # to an open file: handed a path, torch.save writes from many threads and slows the loop down
-            with open(temporary, "wb") as file:
+            with open(temporaries[0], "wb") as file:
                 torch.save(state, file)
                 file.flush()
                 os.fsync(file.fileno())
-            verify(temporary)
-            for name in names[1:]:
-                other = self.folder / f".tmp-{name}"
-                try:
-                    os.link(temporary, other)
-                except OSError:  # a file system without links
-                    shutil.copyfile(temporary, other)
-                os.replace(other, self.folder / name)
-            os.replace(temporary, path)
+            verify(temporaries[0])
+            for name in state.get("logs", ()):  # what the checkpoint says is in them must outlive a power cut, too
+                with contextlib.suppress(OSError):
+                    sync_file(self.folder.parent / name)
+            # The best first: were it the other way round, a kill in between would leave a best that no resume repeats
+            for temporary, name in reversed(list(zip(temporaries, names, strict=True))):
+                if temporary != temporaries[0]:
+                    _copy_file(temporaries[0], temporary)
+                os.replace(temporary, self.folder / name)
             sync_folder(self.folder)
             for old in self.newest()[self.keep_last :]:
                 old.unlink()
-        except (OSError, RuntimeError, BrokenCheckpoint) as e:  # torch reports a full disk as a RuntimeError
-            self.error = e if isinstance(e, OSError) else OSError(errno.EIO, str(e).splitlines()[0])
-            for name in names:
+        except BaseException:
+            for temporary in temporaries:
                 with contextlib.suppress(OSError):
-                    (self.folder / f".tmp-{name}").unlink()
+                    temporary.unlink()
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left unfinished; only for who holds the run's lock."""
+    for path in folder.glob(".tmp-*"):
+        path.unlink()
+
+
+def sync_file(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _copy_file(path: Path, to: Path) -> None:
+    to.unlink(missing_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, to)
+        sync_file(to)
+
+
+def _reason(error: BaseException) -> str:
+    """Why a save failed, for people. torch turns what the disk says into an error about its own file format."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, BrokenCheckpoint):
+        return f"what was read back is not what was written: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def space(folder: Path) -> int:
-    """Bytes free where `folder` is, 0 if it is gone."""
-    with contextlib.suppress(OSError):
-        return shutil.disk_usage(folder).free
-    return 0
+    """Bytes free where `folder` is, or was."""
+    folder = next(f for f in [folder, *folder.absolute().parents] if f.is_dir())
+    return shutil.disk_usage(folder).free
 
 
 def verify(path: Path) -> None:
@@ -172,38 +247,43 @@ def load(path: Path) -> dict[str, Any]:
         raise BrokenCheckpoint(reason) from e
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BrokenCheckpoint(f"it is no checkpoint of format {FORMAT} of this template")
+    wrong = [key for key, kind in PROGRESS.items() if not isinstance(state.get(key), kind)]
+    if wrong:
+        raise BrokenCheckpoint(f"it has no usable {', '.join(wrong)}")
     if step_of(path) not in (-1, state["step"]):
         raise BrokenCheckpoint(f"it is named for another step than {state['step']}, which it holds")
+    best_step = state.get("monitor", {}).get("best_step", state["step"])
+    if path.name == BEST and best_step != state["step"]:
+        raise BrokenCheckpoint(f"it holds step {state['step']}, and the best is step {best_step}")
     return state
 
 
-def load_newest(folder: Path) -> Iterator[tuple[Path, dict[str, Any] | BrokenCheckpoint]]:
-    """Checkpoints from the newest to the oldest, then the best: each loaded, or what is wrong with it."""
-    for path in [*checkpoints(folder), *([folder / BEST] if (folder / BEST).exists() else [])]:
-        try:
-            yield path, load(path)
-        except BrokenCheckpoint as e:
-            yield path, e
-
-
-def newest_sound(folder: Path, tell: Any) -> tuple[Path, dict[str, Any]] | None:
+def newest_sound(folder: Path, tell: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest sound checkpoint, or None if there is none at all; `tell` is given what was wrong with newer ones.
 
     Raises Stopped where there are checkpoints and none is sound.
     """
-    broken = []
-    for path, state in load_newest(folder):
-        if isinstance(state, dict):
-            return path, state
-        broken.append(f"{path.name}: {state}")
-        tell(f"{path} cannot be used: {state}; trying an older one")
-    if broken:
+    broken: list[str] = []
+    found: tuple[Path, dict[str, Any]] | None = None
+    for path in [*checkpoints(folder), *([folder / BEST] if (folder / BEST).exists() else [])]:
+        if found and (path.name != BEST or not broken):
+            continue  # the best only counts where newer ones are broken: it may lie between those and the sound one
+        try:
+            state = load(path)
+        except BrokenCheckpoint as e:
+            broken.append(f"{path.name}: {e}")
+            if not found:
+                tell(f"{path} cannot be used: {e}; trying an older one")
+            continue
+        if found is None or state["step"] > found[1]["step"]:
+            found = path, state
+    if found is None and broken:
         raise Stopped(
             f"no usable checkpoint in {folder}:\n  "
             + "\n  ".join(broken)
             + "\nRestore one of them from a backup, or start a new run (without -r); nothing was changed here."
         )
-    return None
+    return found
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -234,13 +314,22 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 @contextlib.contextmanager
 def legacy_globals() -> Iterator[None]:
-    """Let a 2020-template checkpoint name its ConfigParser and the plain parts in it: as stand-ins that do nothing."""
+    """Let a checkpoint of the 2020 template name what its config and its best value were made of: as a stand-in."""
 
-    class ConfigParser:
-        """Takes the attributes of the pickled one and runs none of its code."""
+    class Nothing:
+        """Takes whatever it is made of, and runs no code of it."""
 
-    plain = [collections.OrderedDict, datetime.datetime, pathlib.PosixPath]
-    with torch.serialization.safe_globals([(ConfigParser, "parse_config.ConfigParser"), *plain]):
+        def __new__(cls, *_: object) -> "Nothing":
+            return super().__new__(cls)
+
+        def __init__(self, *_: object) -> None: ...
+
+        def __setstate__(self, _: object) -> None: ...
+
+        def __hash__(self) -> int:
+            return 0
+
+    with torch.serialization.safe_globals([(Nothing, name) for name in LEGACY]):
         yield
 
 
@@ -249,6 +338,7 @@ def clean(key: str) -> str:
     return key.replace("_orig_mod.", "").removeprefix("module.")
 
 
+@functools.cache  # of the code that runs, not of edits made meanwhile
 def fingerprint(root: Path) -> str:
     """A digest of the project's own code, to tell on resume that it has changed."""
     digest = hashlib.blake2b(digest_size=8)

@@ -53,10 +53,13 @@ class Sums:
             self._totals[name] = (mine[0] + total, mine[1] + count)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: list(total) for name, total in self.read().items()}
+        """Over all ranks, so that any number of them can go on."""
+        return {name: list(total) for name, total in over_ranks(self.read()).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.clear()
+        if not distributed.is_main():
+            return
         self._totals = {name: (total, count) for name, (total, count) in state.items()}
 
     def _fold(self, name: str) -> None:
@@ -76,9 +79,15 @@ class Sums:
 
 def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
     """Sums over all ranks, divided by the samples; rounded to 8 digits, below which the order of summation shows."""
-    flat = distributed.sum_over_ranks([x for total in sums.values() for x in total])
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return {name: float(f"{total / count:.8g}") for name, (total, count) in zip(sums, pairs, strict=True) if count}
+    return {name: float(f"{total / count:.8g}") for name, (total, count) in over_ranks(sums).items() if count}
+
+
+def over_ranks(sums: Mapping[str, tuple[float, int]]) -> dict[str, tuple[float, int]]:
+    """Added up over all ranks."""
+    whole = Sums()
+    for of_rank in distributed.gather(dict(sums)):  # not a reduction: a rank without samples has no names
+        whole.merge(of_rank)
+    return whole.read()
 
 
 def name_of(metric: Callable[..., Any]) -> str:

@@ -38,6 +38,8 @@ class WarmupCosineLR(LRScheduler):
         done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
         return [self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done)) for lr in self.base_lrs]
 
+    _get_closed_form_lr = get_lr  # torch's name for it, where a schedule needs no history
+
 
 def build_optimizer(config: Any, model: nn.Module) -> Any:
     """The optimizer of the config; where it names several, {submodule: optimizer}, each for that part of the model."""
@@ -106,7 +108,9 @@ class Schedule:
 
     def rebase(self, lr: float) -> None:
         """Go on as if the optimizer had been given this learning rate."""
-        self.scheduler.base_lrs = [lr for _ in self.scheduler.base_lrs]
+        if hasattr(self.scheduler, "base_lrs"):
+            self.scheduler.base_lrs = [lr for _ in self.scheduler.base_lrs]
+            self._set_lr()
 
     def state_dict(self) -> dict[str, Any]:
         return self.scheduler.state_dict()
@@ -117,6 +121,16 @@ class Schedule:
         shape = {k: v for k, v in vars(self.scheduler).items() if k not in progress}
         self.scheduler.load_state_dict(dict(state))
         vars(self.scheduler).update(shape)
+        if any(k in state and state[k] != v for k, v in shape.items() if isinstance(v, (int, float, str, list, tuple))):
+            self._set_lr()
+
+    def _set_lr(self) -> None:
+        """Put the learning rates where the schedule has them now. Else those that go from one step's to the next, as
+        CosineAnnealingLR, would stay on the old curve: at zero, where more epochs are added to a finished run."""
+        if hasattr(self.scheduler, "_get_closed_form_lr"):
+            rates = self.scheduler._last_lr = self.scheduler._get_closed_form_lr()
+            for group, rate in zip(self.scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
 
 
 def _follows_a_value(scheduler: Any) -> bool:

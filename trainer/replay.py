@@ -1,11 +1,10 @@
 """Any step can be run again alone, since its samples and draws are functions: to find what went wrong in it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from logger.logger import log
@@ -16,7 +15,7 @@ from utils.errors import Refused
 class NonFinite(Exception):
     """A loss, a gradient or a weight is NaN or infinite. `step`: steps done before the one it happened in."""
 
-    def __init__(self, step: int, what: str, value: float) -> None:
+    def __init__(self, step: int, what: str, value: float | str) -> None:
         super().__init__(f"the {what} is {value}")
         self.step, self.what, self.value = step, what, value
 
@@ -29,43 +28,60 @@ class Watch:
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator["Watch"]:
-        handles = []
-        for name, module in model.named_modules():
-            label = f"{name or 'the model'} ({type(module).__name__})"
-            handles.append(module.register_forward_hook(self._hook(label, "output of")))
-            handles.append(module.register_full_backward_hook(self._hook(label, "gradient into")))
+        handles = [
+            module.register_forward_hook(self._hook(f"{name or 'the model'} ({type(module).__name__})"))
+            for name, module in model.named_modules()
+        ]
         try:
             yield self
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, label: str, what: str) -> Any:
+    def _hook(self, label: str) -> Any:
         def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            if self.first is None and not all(_finite(t) for t in _tensors(outputs if what[0] == "o" else inputs)):
-                self.first = f"{what} {label}"
+            for tensor in _tensors(outputs):
+                self._note(tensor, f"output of {label}")
+                if tensor.requires_grad:  # not a module's backward hook: that breaks layers that work in place
+                    tensor.register_hook(lambda gradient: self._note(gradient, f"gradient of the output of {label}"))
 
         return hook
+
+    def _note(self, tensor: Tensor, what: str) -> None:
+        if self.first is None and not _finite(tensor):
+            self.first = what
+
+
+class _Silent:
+    """A reporter for replays: keeps the last values, and tells nobody."""
+
+    values: Mapping[str, float] = {}
+
+    def train_point(self, step: int, values: Mapping[str, float]) -> None:
+        self.values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
 
 
 def explain(trainer: Any, found: NonFinite) -> str:
     """What a person needs to know of a step that went non-finite."""
-    step, epoch = found.step + 1, found.step // trainer.steps_per_epoch + 1
     rates = ", ".join(f"{name} {value:.6g}" for name, value in trainer._learning_rates().items())
-    indices = trainer.data_loader.indices(found.step).tolist()
-    if found.step == trainer.step:  # nothing was updated since: run it again here and now
-        culprit = _culprit(trainer)
-    else:
-        culprit = None
+    told, culprit = found, None
+    if trainer.checkpoints is not None:
+        trainer._wait_for_save()  # it counts as the newest
+    if trainer.world == 1 and trainer.run is not None:
+        told, culprit, rates = _find(trainer, found, rates)
+    step, epoch = told.step + 1, told.step // trainer.steps_per_epoch + 1
+    indices = trainer.data_loader.indices(told.step).tolist()
     lines = [
-        f"the {found.what} is {found.value} in step {step} (epoch {epoch}, {rates}); nothing of it was saved",
+        f"{told} in step {step} (epoch {epoch}, {rates}); nothing of it was saved",
         f"first not finite: {culprit}" if culprit else "",
         f"samples of this step: {indices[:16]}" + (f" and {len(indices) - 16} more" if len(indices) > 16 else ""),
     ]
     if trainer.run is not None:
-        newest = trainer._newest()
         lines += [
-            f"newest checkpoint: {newest}",
+            f"newest checkpoint: {trainer._newest()}",
             f"replay exactly this step: python train.py -r {trainer.run} --replay {step}",
         ]
     lines.append(
@@ -75,23 +91,53 @@ def explain(trainer: Any, found: NonFinite) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _culprit(trainer: Any) -> str | None:
-    """Run the step of `trainer.step` again and see which layer is the first to go wrong."""
+def _find(trainer: Any, found: NonFinite, rates: str) -> tuple[NonFinite, str | None, str]:
+    """The first step that goes wrong, the layer in it, and its learning rates.
+
+    Where nothing was updated since, that step is run again as it stands. Else the steps since the newest checkpoint
+    are: on a GPU the loss is looked at only now and then, so `found` may be late.
+    """
+    if found.step != trainer.step or trainer._calls > 1:
+        newest = checkpoint.checkpoints(trainer.run.checkpoints)
+        path = next((p for p in newest if checkpoint.step_of(p) <= found.step), None)
+        if path is None:
+            return found, None, rates
+        log.info(f"{found} in step {found.step + 1}; looking for the layer: running the steps since {path.name} again")
+        try:
+            trainer.resume(path, checkpoint.load(path))
+        except checkpoint.BrokenCheckpoint:
+            return found, None, rates
+    again, culprit = _run_to(trainer, found.step + 1)
+    if again is None:
+        return found, "nothing, when run again: the hardware, or an operation that is not deterministic", rates
+    return again, culprit, ", ".join(f"{name} {value:.6g}" for name, value in trainer._learning_rates().items())
+
+
+def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
+    """Run the steps up to `step` again; the first that is not finite ends it: what, and in which layer it began."""
+    told, trainer.reporter = trainer.reporter, _Silent()
+    trainer.model.train()
+    trainer._unchecked.clear()
+    stream = trainer.data_loader.stream(trainer.step)
     watch = Watch()
-    before = [p.detach().clone() for p in trainer.model.parameters()]
     try:
         with watch.on(trainer.model):
-            trainer._calls = 0
-            stream = trainer.data_loader.stream(trainer.step)
-            trainer.train_step(trainer._next_batches(stream))
-            stream.close()
+            while trainer.step < step:
+                watch.first = None  # a gradient that overflows in fp16 is no fault: the scaler leaves that step out
+                trainer.window.clear()
+                trainer._one_step(stream)
+                trainer._check_now()
+                trainer._check_weights()
+                if any(schedule.on_value for schedule in trainer.schedules()):
+                    trainer._close_step()  # its validation decides the learning rate
+                trainer.closed = trainer.step
     except NonFinite as e:
-        return watch.first or f"the {e.what} itself, after finite outputs of all layers"
+        return e, watch.first or f"the {e.what} itself, after finite outputs of all layers"
     finally:
-        with torch.no_grad():
-            for p, old in zip(trainer.model.parameters(), before, strict=True):
-                p.copy_(old)
-    return watch.first
+        stream.close()
+        trainer.values = trainer.reporter.values or trainer.window.means()
+        trainer.reporter = told
+    return None, None
 
 
 def replay(trainer: Any, step: int) -> None:
@@ -105,27 +151,12 @@ def replay(trainer: Any, step: int) -> None:
         except checkpoint.BrokenCheckpoint as e:
             log.warning(f"{path} cannot be used: {e}; trying an older one")
     log.info(f"replaying step {step} from step {trainer.step}")
-    trainer.model.train()
-    trainer.reporter.writers.clear()
-    stream = trainer.data_loader.stream(trainer.step)
-    watch = Watch()
-    try:
-        while trainer.step < step - 1:
-            trainer._one_step(stream)
-            trainer.closed = trainer.step
-        trainer.window.clear()
-        with watch.on(trainer.model):
-            trainer._one_step(stream)
-        outcome = "finite"
-    except NonFinite as e:
-        step, outcome = e.step + 1, f"{e}; first not finite: {watch.first or 'the loss itself'}"
-    finally:
-        stream.close()
-    indices = trainer.data_loader.indices(step - 1).tolist()
-    values = trainer.window.means() or {}
-    log.info(f"step {step}: {outcome}")
-    log.info("  ".join(f"{k} {v:.8g}" for k, v in (values | trainer._learning_rates()).items()))
-    log.info(f"samples: {indices}")
+    found, culprit = _run_to(trainer, step)
+    if found is not None:
+        step = found.step + 1
+    log.info(f"step {step}: " + (f"{found}; first not finite: {culprit}" if found else "finite"))
+    log.info("  ".join(f"{k} {v:.8g}" for k, v in (trainer.values | trainer._learning_rates()).items()))
+    log.info(f"samples: {trainer.data_loader.indices(step - 1).tolist()}")
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -1,13 +1,13 @@
 """How a run starts: as a new one, from a checkpoint, or only to prove that its config works."""
 
 import copy
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from logger import logger
 from logger.logger import log
@@ -16,7 +16,7 @@ from trainer.checkpoint import step_of
 from utils import distributed
 from utils.config import differences
 from utils.errors import Refused, Stopped
-from utils.run import Run
+from utils.run import BEST, Run
 
 
 def start(trainer: Any) -> bool:
@@ -27,21 +27,23 @@ def start(trainer: Any) -> bool:
         if distributed.is_main():
             run.lock()
         saved = _restore(trainer, run)
-        if trainer.finished:
-            log.info(
-                f"{run} finished at step {trainer.step}; nothing to do. To go on, raise trainer.epochs or max_steps"
-            )
-            return False
-        changes = differences(yaml.safe_load((run.folder / "config.yaml").read_text()), trainer.config.to_dict())
-        for line in changes:
-            log.info(f"changed: {line}")
+    if saved and trainer.finished:
+        if saved["unwritten"] and distributed.is_main():
+            trainer.open(saved)
+            trainer.reporter.close()
+            log.info(f"{run}: wrote what the disk had not taken: {', '.join(saved['unwritten'])}")
+        log.info(f"nothing to do: {run} finished at step {trainer.step}: {trainer.why_finished}")
+        return False
     if distributed.is_main():
         run.open(trainer.config.to_yaml())
+        checkpoint.remove_leftovers(run.checkpoints)
         if saved:
             _set_aside_newer(run, trainer.step)
-    distributed.barrier()
-    trainer.open(saved["logs"] if saved else {})
+    distributed.wait_for_all()
+    trainer.open(saved)
     log.info(f"{'continuing' if saved else 'training'} in {run}" + (f" from step {trainer.step}" if saved else ""))
+    for line in differences(saved["config"], trainer.config.to_dict()) if saved else []:
+        log.info(f"changed: {line}")
     trainer.warn_of_little_space()
     return True
 
@@ -68,11 +70,22 @@ def _load_or_stop(path: Path) -> dict[str, Any]:
 
 
 def _set_aside_newer(run: Run, step: int) -> None:
-    """Continuing from an older checkpoint leaves the newer ones, but no longer as the run's newest."""
-    for path in checkpoint.checkpoints(run.checkpoints):
-        if step_of(path) > step:
-            path.rename(path.with_suffix(".pth.bak"))
-            log.warning(f"{path.name} is newer than step {step}, where the run goes on: renamed to {path.name}.bak")
+    """Continuing from an older checkpoint leaves the newer ones, but no longer as the run's newest or best."""
+    newer = [path for path in checkpoint.checkpoints(run.checkpoints) if step_of(path) > step]
+    best = run.checkpoints / BEST
+    if newer and best.is_file() and _step_in(best) > step:
+        newer.append(best)
+    for path in newer:
+        path.rename(path.with_suffix(".pth.bak"))
+        log.warning(f"{path.name} is newer than step {step}, where the run goes on: renamed to {path.name}.bak")
+
+
+def _step_in(path: Path) -> float:
+    """The step of the checkpoint in a file; infinity where it is none."""
+    try:
+        return int(checkpoint.load(path)["step"])
+    except checkpoint.BrokenCheckpoint:
+        return math.inf
 
 
 def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.checkpoint import FORMAT, clean, fingerprint
+from trainer.checkpoint import FORMAT, PROGRESS, clean, fingerprint
 from utils.errors import Refused
 
 NEW_RUN = "start a new run from these weights instead: init_from={path}"
@@ -30,13 +30,21 @@ def collect(trainer: Any) -> dict[str, Any]:
         "stop_reason": trainer.stop_reason,
         "environment": environment(trainer),
         "logs": trainer.reporter.sizes(),
+        "unwritten": trainer.reporter.unwritten(),
     }
     return state | {name: _state(part) for name, part in parts(trainer).items()}
 
 
 def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
     """Continue from a checkpoint; `tell` is given what changed and what is therefore not exact."""
+    _refuse_other_kinds(trainer, state, path)
+    monitor = state["config"]["trainer"]["monitor"]
+    if monitor != trainer.options.monitor:
+        tell(f"trainer.monitor: {monitor} -> {trainer.options.monitor}; the best so far was of another: forgotten")
+        state = {key: value for key, value in state.items() if key != "monitor"}
     load_parts(trainer, state, path, tell)
+    for name in state.keys() - set(parts(trainer)) - PROGRESS.keys() - {"monitor"}:
+        tell(f"{path.name}: its state of `{name}` is not used, the config of today has none")
     trainer.step, trainer.closed = state["step"], state["closed"]
     trainer.skipped, trainer.stop_reason = list(state["skipped"]), state["stop_reason"]
     _take_over_options(trainer, state["config"])
@@ -47,7 +55,7 @@ def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[
 def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
     """Give every part of the trainer its state; raises Refused where one cannot take it over."""
     for name, part in parts(trainer).items():
-        if name not in state:
+        if name not in state or (state[name] == {} != _state(part)):  # {}: the scaler of a run in fp32
             if name == "model":
                 raise Refused(f"{path} holds no `{name}`; " + NEW_RUN.format(path=path))
             tell(f"{path.name} holds no state of `{name}`: it starts afresh")
@@ -69,6 +77,7 @@ def environment(trainer: Any) -> dict[str, Any]:
         "samples": sampler.n,
         "batch_size": trainer.data_loader.batch_size,
         "steps_per_epoch": trainer.steps_per_epoch,
+        "ranks": sampler.world,
         "shards": sampler.world * sampler.accumulate,
         "device": trainer.device.type,
         "torch": str(torch.__version__),
@@ -82,6 +91,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         "samples": "the epochs ahead hold other samples",
         "batch_size": "the steps ahead take other samples",
         "steps_per_epoch": "steps are counted on, so the epoch is another one",
+        "ranks": "sums are rounded otherwise",
         "shards": "ranks x micro-batches changed: dropout draws anew, sums are rounded otherwise",
         "device": "numbers are rounded otherwise",
         "torch": "numbers may be rounded otherwise",
@@ -95,6 +105,26 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _refuse_other_kinds(trainer: Any, state: Mapping[str, Any], path: Path) -> None:
+    """Another optimizer or schedule would take over numbers that mean something else to it."""
+    new = trainer.config.to_dict()
+    for section in ("optimizer", "lr_scheduler"):
+        before, after = _types(state["config"].get(section)), _types(new[section])
+        if before and after and before != after:
+            raise Refused(
+                f"{path}: its state of `{section}` is of {', '.join(before.values())}, the config names "
+                f"{', '.join(after.values())}\nContinue with the config it was made with, or "
+                + NEW_RUN.format(path=path)
+            )
+
+
+def _types(spec: Mapping[str, Any] | None) -> dict[str, str]:
+    """{name: type} of several parts, {"": type} of one."""
+    if spec is None or "type" in spec:
+        return {"": spec["type"]} if spec else {}
+    return {name: part["type"] for name, part in spec.items()}
+
+
 def _take_over_options(trainer: Any, old: Mapping[str, Any]) -> None:
     """Arguments of the optimizer that the config changed since the checkpoint: lr, weight_decay, ..."""
     new = trainer.config.to_dict()
@@ -102,18 +132,19 @@ def _take_over_options(trainer: Any, old: Mapping[str, Any]) -> None:
     for name, optimizer in trainer.optimizer.items() if several else [("", trainer.optimizer)]:
         before = (old["optimizer"][name] if several else old["optimizer"])["args"]
         after = (new["optimizer"][name] if several else new["optimizer"])["args"]
-        for key, value in after.items():
-            if key in before and before[key] == value:
+        for key in {*before, *after}:
+            if key in before and key in after and before[key] == after[key]:
                 continue
+            value = after.get(key, optimizer.defaults.get(key))
             for group in optimizer.param_groups:
-                if key in group:
-                    group[key] = value
-                if key == "lr":
+                if key == "lr" and group.get("initial_lr"):  # under a schedule: by as much as its start has changed
+                    group["lr"] *= value / group["initial_lr"]
                     group["initial_lr"] = value
-            if key == "lr":
-                for schedule in trainer.schedules():
-                    if schedule.scheduler.optimizer is optimizer:
-                        schedule.rebase(value)
+                elif key in group:
+                    group[key] = value
+            for schedule in trainer.schedules():
+                if key == "lr" and schedule.scheduler.optimizer is optimizer:
+                    schedule.rebase(value)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

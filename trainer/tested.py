@@ -35,6 +35,7 @@ def report(trainer: Any, saved: dict[str, Any], path: Path) -> dict[str, float]:
     if distributed.is_main() and path.parent.name == CHECKPOINTS and (folder / "config.yaml").is_file():
         writer = JsonLines(folder)
         writer.scalars(trainer.step, saved["epoch"], "test", values)
-        writer.close()
+        if writer.file.unwritten:
+            raise Stopped(f"{folder / METRICS}: the result could not be written there")
         log.info(f"written to {folder / METRICS}")
     return values

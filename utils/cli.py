@@ -53,7 +53,7 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     add("-r", "--resume", metavar="RUN", dest="resume", required=not training,
         help="continue this run (its folder, a checkpoint in it, or auto)" if training else
         "the run to test (its folder: the best checkpoint; or a checkpoint)")  # fmt: skip
-    add("-d", "--device", metavar="0,1", dest="devices", help="the GPUs to use, by number")
+    add("-d", "--device", metavar="0,1", dest="devices", help="the GPUs to use, by number, a process for each; or cpu")
     if training:
         add("--run-id", metavar="ID", help="name of the run's folder (default: the time)")
         add("--check", action="store_true", help="prove that the config works, in about a minute, and leave nothing")

@@ -21,6 +21,16 @@ class SampleError(Stopped):
     """A sample could not be read: names its index and, where the data set knows it, its path."""
 
 
+def killed_worker(error: Exception) -> Stopped | None:
+    """What to tell where torch found that a data loader worker has died; None for any other error."""
+    if "DataLoader worker" not in str(error):
+        return None
+    return Stopped(
+        f"a data loader worker was killed by the system ({str(error).splitlines()[0]}); most often the machine ran out "
+        f"of memory (RAM or /dev/shm): lower data_loader.args.num_workers or batch_size"
+    )
+
+
 class Interrupted(Exception):
     """A signal ended the run after its state was saved."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CHECKPOINTS = "checkpoints"
 BEST = "model_best.pth"
+NOTHING_YET = {CHECKPOINTS, ".lock", ".tmp-config.yaml"}
 
 
 class Run:
@@ -57,10 +58,13 @@ class Run:
             self._lock.flush()
             write_atomic(self.folder / "config.yaml", config_yaml.encode())
         except OSError as e:
-            raise Refused(
-                f"cannot write to {self.folder}: {e.strerror}; free or mount that place, or give another with "
-                f"trainer.save_dir=FOLDER"
-            ) from e
+            raise self._cannot_write(e) from e
+
+    def _cannot_write(self, error: OSError) -> Refused:
+        return Refused(
+            f"cannot write to {self.folder}: {error.strerror}; free or mount that place, or give another with "
+            f"trainer.save_dir=FOLDER"
+        )
 
     def _make(self) -> None:
         """Make the folder; where a run began in the same second, with a number behind its name."""
@@ -77,7 +81,10 @@ class Run:
         """Raises Refused, naming the other process, if one already works in this folder."""
         if self._lock:
             return
-        file = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held until the process ends)
+        try:
+            file = open(self.folder / ".lock", "a+")  # noqa: SIM115 (held until the process ends)
+        except OSError as e:
+            raise self._cannot_write(e) from e
         try:
             # POSIX record locks end with the process, also by kill -9, and do not pass to its data loader workers
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,12 +107,17 @@ def new_run(save_dir: str, name: str, run_id: str | None) -> Run:
         if not run_id or run_id in (".", "..") or any(c in run_id for c in "/\\\0"):
             raise Refused(f"--run-id {run_id!r}: give a plain folder name, without slashes")
         folder = Path(save_dir, name, run_id)
-        if folder.exists():
+        if folder.exists() and not _never_began(folder):
             raise Refused(
                 f"--run-id {run_id}: {folder} exists already; continue it with -r {folder}, or give another id"
             )
         return Run(folder)
     return Run(Path(save_dir, name, time.strftime("%Y-%m-%d_%H-%M-%S")), timed=True)
+
+
+def _never_began(folder: Path) -> bool:
+    """Was the process that made this folder killed before it could write a config into it?"""
+    return not (folder / "config.yaml").exists() and {p.name for p in folder.iterdir()} <= NOTHING_YET
 
 
 def find_run(resume: str) -> Run:
@@ -119,8 +131,16 @@ def find_run(resume: str) -> Run:
                 f"continue; start a new run from its weights with init_from={resume}"
             )
         return run
+    if path.name == CHECKPOINTS:
+        path = path.parent
     if (path / "config.yaml").is_file():
         return Run(path)
+    of_2020 = sorted(path.glob("checkpoint-epoch*.pth"), key=lambda p: p.stat().st_mtime_ns) + [*path.glob(BEST)]
+    if of_2020:
+        raise Refused(
+            f"-r {resume}: this is a run of the 2020 template, whose position cannot be taken over; start a new run "
+            f"from its weights with -c FILE init_from={of_2020[-1]}"
+        )
     near = sorted(str(p.parent) for p in path.parent.glob("*/config.yaml")) if path.parent.is_dir() else []
     there = f"; runs there: {', '.join(near[-5:])}" if near else ""
     raise Refused(f"-r {resume}: no run and no checkpoint; give a run's folder, a checkpoint file or auto{there}")
@@ -154,22 +174,27 @@ class StopSignal:
     The handler does nothing else, so it is safe during validation, saving and logging.
     """
 
+    BOUNCE = 0.3  # seconds: Ctrl-C reaches a process from the terminal and again from torchrun, milliseconds later
+
     def __init__(self) -> None:
         self.number = 0
         self._pid = os.getpid()
+        self._first = 0.0
 
     def install(self) -> None:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # also where a shell that starts us with & has set them to ignore
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a worker forked a moment ago, before it has set its own
             return
-        if self.number:
+        warned = self.number in (0, getattr(signal, "SIGUSR1", 0)) and number != self.number
+        if self.number and not warned and time.monotonic() > self._first + self.BOUNCE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number = number
+        if not self.number or warned:
+            self.number, self._first = number, time.monotonic()
 
     @property
     def exit_code(self) -> int:
@@ -206,7 +231,8 @@ def exit_with(main: Callable[[], object]) -> None:
         print(f"{'error' if e.exit_code == 2 else 'stopped'}: {e}", file=sys.stderr)
         sys.exit(e.exit_code)
     except Interrupted as e:
-        print(e, file=sys.stderr)
+        if str(e):
+            print(e, file=sys.stderr)
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -221,12 +247,15 @@ def read(args: "Arguments") -> "tuple[Config, Run]":
     from utils import config as configs
 
     found = None
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # by torchrun, after a failure: go on
     if args.resume and args.resume != "auto":
         found = find_run(args.resume)
+        if restarted:
+            found = Run(found.folder)
     elif args.replay is not None:
         raise Refused("--replay needs the run that the step is of: -r RUN")
     config = configs.load(args.config_files or [found.folder / "config.yaml"], args.overrides)  # type: ignore[union-attr]
     options = config.run.trainer
-    if args.resume == "auto":
+    if args.resume == "auto" or (restarted and found is None):
         found = newest_run(options.save_dir, config.run.name, args.run_id)
     return config, found or new_run(options.save_dir, config.run.name, args.run_id)

@@ -92,8 +92,16 @@ class TrainerConfig(Model):
     accumulate: Count = Field(1, description="micro-batches that a batch is cut into; saves memory, not time")
     clip_grad_norm: Positive | None = Field(None, description="largest norm of all gradients together")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of the forward pass")
+    channels_last: bool | None = Field(None, description="memory format of convolutions; null: where it is faster")
+    fast_cpu: bool = Field(True, description="keep freed memory, take numbers below 1e-38 as zero")
     limit_batches: Count | None = Field(None, description="steps of an epoch and batches of a validation at most")
+    timeout: Count = Field(600, description="seconds without progress that end a run of several processes")
     skip_bad_samples: Natural = Field(0, description="samples that may fail to load before the run stops")
+    sync_batchnorm: bool = Field(False, description="batch norm over the samples of all processes, not of each")
+    exact_ranks: bool = Field(
+        False,
+        description="the same bits on any number of processes; accumulate counts the micro-batches of all of them",
+    )
 
     @field_validator("max_steps")
     @classmethod
@@ -109,6 +117,13 @@ class TrainerConfig(Model):
             raise ValueError(
                 f"{shown(value)} was given; `min NAME`, `max NAME` or `off` is accepted, as in min val_loss"
             )
+        return value
+
+    @field_validator("exact_ranks")
+    @classmethod
+    def _needs_all_samples(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and (info.data.get("skip_bad_samples") or info.data.get("sync_batchnorm")):
+            raise ValueError("true does not go with skip_bad_samples or sync_batchnorm; leave one of them out")
         return value
 
     @field_validator("early_stop")

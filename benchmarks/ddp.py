@@ -1,0 +1,177 @@
+"""Samples/s on 2 CPU processes of one thread: this trainer, a bare DistributedDataParallel loop, and Lightning.
+
+    OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 -m benchmarks.ddp
+
+Interleaved in the same processes; the figures are medians over rounds, and ratios to `bare` of the same round. The
+bare loop cuts its batches from memory and does nothing but the step. Lightning is left out where it is not installed
+(extra `bench`). All train the same ConvNet on the same number of samples a step.
+"""
+
+import importlib.util
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import train
+from data_loader import data_loaders
+from data_loader.base_data_loader import BaseDataLoader
+from model.model import ConvNet
+from trainer import resume, setup
+from utils import config as configs
+from utils import distributed
+from utils.run import Run
+
+BATCH, SAMPLES, WARM, STEPS, ROUNDS = 256, 12_800, 10, 60, 7
+X, Y = torch.randn(SAMPLES, 1, 16, 16), torch.randint(0, 10, (SAMPLES,))
+
+
+class InMemory(Dataset[Any]):
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return X[index], Y[index]
+
+    def __getitems__(self, indices: Any) -> tuple[Tensor, Tensor]:
+        at = torch.as_tensor(indices)
+        return X.index_select(0, at), Y.index_select(0, at)
+
+
+class BenchDataLoader(BaseDataLoader):
+    def __init__(self, batch_size: int = BATCH):
+        super().__init__(InMemory(), batch_size)
+
+
+setattr(data_loaders, "BenchDataLoader", BenchDataLoader)  # noqa: B010 (where configs look for it)
+
+
+def bare() -> float:
+    """Seconds per step."""
+    net = DistributedDataParallel(ConvNet(widths=(32, 64)))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
+    rank, world = distributed.rank(), distributed.world()
+    start = 0.0
+    for step in range(STEPS + WARM):
+        if step == WARM:
+            distributed.wait_for_all()
+            start = time.perf_counter()
+        if step % (SAMPLES // BATCH) == 0:
+            order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(step))
+        i = order[step % (SAMPLES // BATCH) * BATCH :][:BATCH][rank::world]
+        optimizer.zero_grad()
+        F.cross_entropy(net(X[i]), Y[i]).backward()
+        optimizer.step()
+    return (time.perf_counter() - start) / STEPS
+
+
+def ours() -> float:
+    config = configs.load(
+        [
+            {
+                "name": "bench",
+                "n_gpu": 0,
+                "arch": {"type": "ConvNet", "args": {"widths": [32, 64]}},
+                "data_loader": {"type": "BenchDataLoader"},
+                "loss": "cross_entropy",
+                "metrics": ["accuracy"],
+                "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}},
+                "trainer": {"max_steps": STEPS + WARM, "verbosity": 0, "save_period": 10**6},
+            }
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = train.build(config, Run(Path(folder, "run")))
+        resume.start(trainer)
+        times: list[float] = []
+        one_step = trainer._one_step
+
+        def timed(stream: Any) -> None:
+            if trainer.step == WARM:
+                distributed.wait_for_all()
+                times.append(time.perf_counter())
+            one_step(stream)
+            if trainer.step == STEPS + WARM:
+                times.append(time.perf_counter())
+
+        trainer._one_step = timed
+        trainer.train()
+        trainer.run.close()
+        distributed.wait_for_all()  # before rank 0 removes the folder
+    return (times[1] - times[0]) / STEPS
+
+
+def lightning() -> float:
+    import lightning as L
+
+    class Net(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = ConvNet(widths=(32, 64))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            x, y = batch
+            output = self.net(x)
+            loss = F.cross_entropy(output, y)
+            self.log("loss", loss, on_step=False, on_epoch=True)
+            self.log("accuracy", (output.argmax(1) == y).float().mean(), on_step=False, on_epoch=True)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=True)
+
+    class Clock(L.Callback):
+        start = end = 0.0
+
+        def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == WARM:
+                distributed.wait_for_all()
+                self.start = time.perf_counter()
+
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            self.end = time.perf_counter()
+
+    clock = Clock()
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(
+        max_steps=STEPS + WARM,
+        accelerator="cpu",
+        devices=distributed.world(),
+        strategy="ddp",
+        callbacks=[clock],
+        enable_model_summary=False,
+        **quiet,
+    )
+    trainer.fit(Net(), DataLoader(TensorDataset(X, Y), BATCH // distributed.world(), shuffle=True))
+    return (clock.end - clock.start) / STEPS
+
+
+def main() -> None:
+    loops = {"bare": bare, "ours": ours}
+    if importlib.util.find_spec("lightning"):
+        loops["lightning"] = lightning
+        warnings.filterwarnings("ignore")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with setup.processes(0):
+        times: dict[str, list[float]] = {name: [] for name in loops}
+        for _ in range(ROUNDS):
+            for name, loop in loops.items():
+                times[name].append(max(distributed.gather(loop())))
+        if distributed.is_main():
+            for name, taken in times.items():
+                ratio = statistics.median(b / t for b, t in zip(times["bare"], taken, strict=True))
+                speed = BATCH / statistics.median(taken)
+                print(f"{name:10} {speed:8,.0f} samples/s   {ratio:.3f} of bare", flush=True)
+
+
+if __name__ == "__main__":
+    main()
