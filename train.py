@@ -25,7 +25,7 @@ def build(config: Config, run: runs.Run, devices: str | None = None):
     valid_data_loader = data_loader.split_validation()
     setup.loaders(config, data_loader, valid_data_loader)
 
-    model = setup.model(config, device)
+    model = setup.model(config, device, run)
     log.info(setup.summary(model))
     criterion = config.build("loss")
     metrics = config.build("metrics")

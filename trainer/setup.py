@@ -15,6 +15,7 @@ from logger.logger import log
 from trainer import checkpoint, state
 from utils import distributed, launch
 from utils.errors import Refused
+from utils.run import Run
 from utils.seed import mix, seed_all
 
 INIT_KEY = -1  # what initialises the weights is drawn apart from what steps draw
@@ -74,13 +75,15 @@ def tune(config: Any, device: torch.device) -> None:
         libc.mallopt(m_trim_threshold, 2**30)
 
 
-def model(config: Any, device: torch.device) -> nn.Module:
-    """The model on its device, its weights a function of the seed, or taken from `init_from`."""
+def model(config: Any, device: torch.device, run: Run | None = None) -> nn.Module:
+    """The model on its device, its weights a function of the seed, or taken from `init_from`: unless the run has a
+    checkpoint, for then that file may be gone since."""
     seed_all(mix(config.run.seed, INIT_KEY))
     built = config.build("arch")
     if _channels_last(config.run.trainer, built, device):
         built = built.to(memory_format=torch.channels_last)
-    if config.run.init_from is not None:
+    begun = run is not None and run.exists and checkpoint.checkpoints(run.checkpoints)
+    if config.run.init_from is not None and not begun:
         path = Path(config.run.init_from)
         for line in state.load_matching(built, checkpoint.load_weights(path), str(path)):
             log.info(line)

@@ -212,15 +212,25 @@ def test_best_of_another_future_is_set_aside(tmp_path: Path) -> None:
 
 def test_best_between_two_broken_ones_is_used(tmp_path: Path) -> None:
     """The newest sound checkpoint counts, under whatever name."""
-    spec = config(trainer__monitor="min val_loss", trainer__valid_steps=3, trainer__save_steps=8)
+    spec = config(trainer__monitor="min val_loss", trainer__valid_steps=3, trainer__save_steps=8, trainer__keep_last=9)
     house, whole = House(tmp_path / "a", spec), House(tmp_path / "b", spec)
     whole.train()
     house.train(patch=at_step(17, die), code=137)
     best = house.state("model_best.pth")["step"]
-    assert house.steps[-1] <= best < house.steps[0]
+    assert house.steps[-1] < best < house.steps[0]
     for path in checkpoint.checkpoints(house.run / "checkpoints"):
         if checkpoint.step_of(path) >= best:
             path.unlink()
             path.write_bytes(b"broken")
     assert f"continuing in saved/t/r from step {best}" in house.train().lines
     same_end(house, whole)
+
+
+def test_init_from_may_be_gone_by_then(tmp_path: Path) -> None:
+    """Weights that a run began with are not needed again."""
+    first, house = House(tmp_path / "a", config()), House(tmp_path / "b", config(init_from="weights.pth"))
+    first.train()
+    (first.run / "checkpoints/checkpoint-step18.pth").rename(house.folder / "weights.pth")
+    house.train(patch=at_step(9, die), code=137)
+    (house.folder / "weights.pth").unlink()
+    house.train()

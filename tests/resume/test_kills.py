@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.resume.harness import (
     STEPS,
@@ -29,7 +30,7 @@ GAN = {"generator": {"type": "Adam", "args": {"lr": 0.01}}, "discriminator": {"t
 
 METHODS: dict[str, dict[str, Any]] = {
     "plain": config(),
-    "accumulate": config(trainer__accumulate=3, trainer__save_steps=4),
+    "accumulate": config(trainer__accumulate=3, trainer__save_steps=4, trainer__log_steps=5),
     "ema": config(
         callbacks=["EMA"],
         lr_scheduler={"type": "WarmupCosineLR"},
@@ -39,7 +40,14 @@ METHODS: dict[str, dict[str, Any]] = {
         trainer__valid_steps=3,
         trainer__epochs=6,
     ),
-    "gan": config(arch="TinyGAN", optimizer=GAN, loss="BCEWithLogitsLoss", metrics=[], trainer__type="GANTrainer"),
+    "gan": config(
+        arch="TinyGAN",
+        optimizer=GAN,
+        loss="BCEWithLogitsLoss",
+        metrics=[],
+        trainer__type="GANTrainer",
+        trainer__monitor="min loss",
+    ),
 }
 LOSSES = {"plain": 1, "accumulate": 3, "ema": 1, "gan": 2}  # a step
 
@@ -47,7 +55,7 @@ LOSSES = {"plain": 1, "accumulate": 3, "ema": 1, "gan": 2}  # a step
 def moment(name: str, method: str) -> Patch:
     """In the second epoch: between two micro-batches or two optimizers, before or in its validation, in a save."""
     if name == "mid-epoch":
-        return before(BaseTrainer, "_check", die, when=(STEPS + 2) * LOSSES[method] + min(LOSSES[method], 2))
+        return before(torch.Tensor, "backward", die, when=(STEPS + 2) * LOSSES[method] + min(LOSSES[method], 2))
     if name == "epoch end":
         return before(BaseTrainer, "_close_step", die, when=lambda trainer: trainer.step == 2 * STEPS)
     if name == "validation":

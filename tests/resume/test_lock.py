@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,19 @@ def test_second_process_is_refused(args: tuple[str, ...], house: House) -> None:
     child.signal(signal.SIGKILL)
     child.wait()
     house.train()  # the lock is gone with it, though its worker may live a moment longer
+
+
+def test_lock_is_gone_with_its_process(house: House) -> None:
+    """Whatever it has started may live on."""
+
+    def leave_a_child(_: object) -> None:
+        if os.fork() == 0:
+            time.sleep(5)
+            os._exit(0)
+        die()
+
+    house.train(patch=at_step(8, leave_a_child), code=137)
+    house.train()
 
 
 def test_two_at_once(house: House) -> None:
