@@ -62,9 +62,9 @@ def joined(timeout: float, tell: Callable[[str], None]) -> Iterator[None]:
 
 def _fresh_store(wait: timedelta) -> dict[str, Any]:
     """Where torchrun lends its store: a part of it that no earlier attempt has used. There torch would find the
-    addresses of ranks that died, and dial them until it gives up."""
+    addresses of ranks that died, and dial them until it gives up. (Machines may count attempts each for itself.)"""
     env = os.environ
-    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    if env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or env["GROUP_WORLD_SIZE"] != "1":
         return {}
     store = dist.TCPStore(env["MASTER_ADDR"], int(env["MASTER_PORT"]), is_master=False, timeout=wait)
     attempt = f"{env['TORCHELASTIC_RUN_ID']}/{env['TORCHELASTIC_RESTART_COUNT']}"
