@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from utils.errors import Interrupted, Refused, Stopped
 
@@ -229,17 +229,26 @@ def exit_with(main: Callable[[], object]) -> None:
     except (Refused, Stopped) as e:
         sys.stdout.flush()
         print(f"{'error' if e.exit_code == 2 else 'stopped'}: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+        _exit(e.exit_code)
     except Interrupted as e:
         if str(e):
             print(e, file=sys.stderr)
-        sys.exit(e.exit_code)
+        _exit(e.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _exit(130)
     except Exception:
         traceback.print_exc()
-        sys.exit(1)
-    sys.exit(0)
+        _exit(1)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End this process. As one of several at once: gloo's threads now and then abort an orderly end of Python."""
+    if "WORLD_SIZE" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def read(args: "Arguments") -> "tuple[Config, Run]":
