@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from logger.logger import log
 from logger.reporter import Reporter
-from trainer import checkpoint, state
-from trainer.checkpoint import Checkpoints
-from trainer.metrics import Monitor, Sums, is_object, means, name_of
+from trainer import state
+from trainer.batches import note_skipped, to_device
+from trainer.finite import Finite, NonFinite
+from trainer.metrics import Monitor, Sums, check_over_ranks, is_object, means, name_of
 from trainer.optim import Schedule, total_steps
-from trainer.replay import NonFinite, explain
+from trainer.replay import explain
+from trainer.saving import Saving
 from utils import distributed
-from utils.errors import Interrupted, Refused, Stopped, killed_worker
+from utils.errors import Interrupted, Stopped, killed_worker
 from utils.run import Run, StopSignal
 from utils.seed import mix, seed_all
 
@@ -53,6 +55,7 @@ class BaseTrainer:
         self.model: Any = self.wrap(distributed.sync_batchnorm(model, device) if self.options.sync_batchnorm else model)
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self.metrics = [m.to(device) if hasattr(m, "to") else m for m in metrics]
+        check_over_ranks(self.metrics)
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
         self._scaled = self.options.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
@@ -69,7 +72,8 @@ class BaseTrainer:
         self.stop_reason: str | None = None
 
         self.run = run
-        self.checkpoints: Checkpoints | None = None
+        self.saving: Saving | None = None  # from open() on
+        self.finite = Finite(device)
         self.reporter = Reporter(
             self.options.verbosity if self.rank == 0 else 0,
             self.options.tensorboard,
@@ -87,10 +91,7 @@ class BaseTrainer:
         self._size = 0  # samples of the current micro-batch on this rank
         self._step_size = 0  # samples of the current step over all ranks
         self._calls = 0  # of optimize() in the current step
-        self._unchecked: list[tuple[int, str, Tensor]] = []  # values whose finiteness was not yet looked at
         self._interrupted = False
-        self._best_due = False
-        self._saved = (0, 0)  # (step, closed) of the last checkpoint
 
     # -- for trainer.py -----------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class BaseTrainer:
             with self.gradients.backward(last=i == len(batches) - 1):
                 with self.autocast():
                     loss = loss_of(batch.data)
-                self._check(loss, "loss")
+                self.finite.check(self.step, "loss", loss)
                 distributed.beat(f"the backward pass of step {self.step + 1}", self.step, 1, self._calls, i)
                 share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
@@ -144,14 +145,14 @@ class BaseTrainer:
         if self.device.type == "cpu":  # where looking costs nothing, and mostly saves the work
             norm = math.hypot(*(n.item() for n in torch._foreach_norm(gradients))) if gradients else 0.0
             if not math.isfinite(norm) and not self._scaled:  # the scaler skips such a step by itself
-                self._check_now()  # was it a loss, on one of the ranks?
+                self.finite.now()  # was it a loss, on one of the ranks?
                 raise NonFinite(self.step, "gradient", norm)
             if limit is not None and norm > limit * 0.9999:  # near it torch's own rounding decides
                 nn.utils.clip_grad_norm_(parameters, limit)
             return
         total = nn.utils.get_total_norm(gradients)
         if not self._scaled:
-            self._check(total, "gradient")
+            self.finite.check(self.step, "gradient", total)
         if limit is not None:
             nn.utils.clip_grads_with_norm_(parameters, limit, total)
 
@@ -179,6 +180,9 @@ class BaseTrainer:
         """Ask the loop to end after this step; for callbacks."""
         self.stop_reason = reason
 
+    def optimizers(self) -> list[Any]:
+        return list(self.optimizer.values()) if isinstance(self.optimizer, dict) else [self.optimizer]
+
     def schedules(self) -> list[Schedule]:
         several = self.lr_scheduler.values() if isinstance(self.lr_scheduler, dict) else [self.lr_scheduler]
         return [s for s in several if s is not None]
@@ -201,13 +205,13 @@ class BaseTrainer:
         stream = self.data_loader.stream(self.step)
         try:
             while True:
-                if self.checkpoints is not None and self.checkpoints.failed:
-                    self._wait_for_save()
+                if self.saving is not None:
+                    self.saving.tell_failure()
                 if self.closed < self.step:
                     self._close_step()
                 self._interrupted = self._interrupted or self._asked_to_stop()
-                if self._save_due():
-                    self._save()
+                if self.saving is not None and self.saving.due(ending=self.finished or self._interrupted):
+                    self.saving.save()
                 if self.finished or self._interrupted:
                     break
                 self._one_step(stream)
@@ -226,8 +230,8 @@ class BaseTrainer:
             raise
         finally:
             stream.close()
-            if self.checkpoints is not None:
-                self._wait_for_save()
+            if self.saving is not None:
+                self.saving.wait()
 
     def _note(self, error: Exception) -> None:
         if self.world == 1:  # on several ranks the first cause is told, which may be another
@@ -251,7 +255,7 @@ class BaseTrainer:
         distributed.beat(f"what follows step {self.step + 1}", self.step, 2)
         end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
         log_due = (self.step + 1) % self.options.log_steps == 0 or end_of_epoch or self.step + 1 == self.max_steps
-        rates = self._learning_rates() if log_due else {}  # of this step, before the schedules go on
+        rates = self.learning_rates() if log_due else {}  # of this step, before the schedules go on
         for schedule in self.schedules():
             schedule.after_step(end_of_epoch)
         for callback in self.callbacks:
@@ -272,31 +276,24 @@ class BaseTrainer:
             size, n_bad = distributed.sum_over_ranks([sum(batch.size for batch in batches), len(bad)])
             self._step_size = int(size)
             if n_bad:
-                self._note_skipped([bad for of_rank in distributed.gather(bad) for bad in of_rank])
+                self._note_skipped(bad)
         else:
             batches = [batch._replace(shard=i) for i, batch in enumerate(batches)]
         return [batch._replace(data=to_device(batch.data, self.device)) for batch in batches]
 
     def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
-        for index, why in bad:
-            if index not in self.skipped:
-                self.skipped.append(index)
-                log.warning(f"skipped ({len(self.skipped)} of {self.options.skip_bad_samples} allowed): {why}")
-        if len(self.skipped) > self.options.skip_bad_samples:
-            raise Stopped(
-                f"more than trainer.skip_bad_samples = {self.options.skip_bad_samples} samples could not be read: "
-                f"{sorted(self.skipped)}; repair or remove them, or allow more"
-            )
+        of_all = [sample for of_rank in distributed.gather(bad) for sample in of_rank]
+        note_skipped(of_all, self.skipped, self.options.skip_bad_samples)
 
     def _log_point(self, rates: dict[str, float]) -> None:
         """Write the means since the last log point. Waits for the device, as nothing else between two of them does."""
-        self._check_now()
+        self.finite.now()
         sums = self.window.read()
         self.window.clear()
         self.epoch_sums.merge(sums)
         self.reporter.train_point(self.step, means(sums) | rates)
 
-    def _learning_rates(self) -> dict[str, float]:
+    def learning_rates(self) -> dict[str, float]:
         if isinstance(self.optimizer, dict):
             return {f"lr_{name}": float(o.param_groups[0]["lr"]) for name, o in self.optimizer.items()}
         return {"lr": float(self.optimizer.param_groups[0]["lr"])}
@@ -315,11 +312,13 @@ class BaseTrainer:
             values = means(self.epoch_sums.read()) | values
             self.epoch_sums.clear()
         watched = self._watched(values, end_of_epoch)
-        self._best_due = watched is not None and self.monitor.update(watched, self.step)
+        best = watched is not None and self.monitor.update(watched, self.step)
+        if self.saving is not None:
+            self.saving.best_due = best
         for schedule in self.schedules():
             schedule.after_validation(watched)
         if values:
-            self.reporter.summary(self.step, values, end_of_epoch, self._best_due)
+            self.reporter.summary(self.step, values, end_of_epoch, best)
         if end_of_epoch:
             for callback in self.callbacks:
                 if hasattr(callback, "after_epoch"):
@@ -369,7 +368,7 @@ class BaseTrainer:
                         self._interrupted = True
                         return None
                 if self.options.skip_bad_samples:
-                    self._note_skipped([sample for of_rank in distributed.gather(bad) for sample in of_rank])
+                    self._note_skipped(bad)
                 return sums.means() | {name_of(metric): float(metric.compute()) for metric in objects}
         finally:
             self._sums = self.window
@@ -378,14 +377,9 @@ class BaseTrainer:
 
     def _end(self) -> None:
         """The last checkpoint is on the disk, or this raises Stopped."""
-        if self.checkpoints is not None:
-            if distributed.any_rank(not self._wait_for_save()):
-                self._save_once_more()
-            if lost := self.reporter.unwritten():
-                raise Stopped(
-                    f"{', '.join(lost)} in {self.run}: the last lines could not be written; the checkpoint holds them. "
-                    f"Free some space, and this writes them: python train.py -r {self.run}"
-                )
+        self._vote.close()  # no rank may leave in the middle of it
+        if self.saving is not None:
+            self.saving.finish()
         again = f"python train.py -r {self.run}"
         if not self.finished:
             told = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: {again}"
@@ -421,130 +415,22 @@ class BaseTrainer:
             return False
         if self.options.valid_steps:
             return self.step % self.options.valid_steps == 0 or self.step == self.max_steps
-        return self._every(self.options.valid_period)
+        return self.every(self.options.valid_period)
 
-    def _save_due(self) -> bool:
-        if self.checkpoints is None or self._saved == (self.step, self.closed):
-            return False
-        if self._best_due or self.finished or self._interrupted:
-            return True
-        if self.options.save_steps:
-            return self.step % self.options.save_steps == 0
-        return self._every(self.options.save_period)
-
-    def _every(self, epochs: int) -> bool:
+    def every(self, epochs: int) -> bool:
+        """Does a period of so many epochs, or the run, end with this step?"""
         epoch, offset = divmod(self.step, self.steps_per_epoch)
         return (offset == 0 and epoch % epochs == 0) or self.step == self.max_steps
 
-    # -- checkpoints --------------------------------------------------------------------------------------------------
+    # -- start --------------------------------------------------------------------------------------------------------
 
     def open(self, saved: dict[str, Any] | None) -> None:
         """Start writing into the run's folder, whose logs go on from those of the checkpoint (or of none)."""
         assert self.run is not None
-        self._saved = (self.step, self.closed)
-        self.checkpoints = Checkpoints(self.run.checkpoints, self.options.keep_last)
+        self.saving = Saving(self, self.run)
         if self.rank == 0:
             self.reporter.open(self.run.folder, *((saved["logs"], saved["unwritten"]) if saved else ({}, {})))
 
     def resume(self, path: Path, saved: dict[str, Any]) -> None:
         """Continue from a checkpoint that was loaded; tells what is not exact."""
         state.restore(self, saved, path, log.warning)
-
-    def _save(self) -> None:
-        assert self.checkpoints is not None
-        self._check_now()
-        self._check_weights()
-        self._wait_for_save()
-        saved = state.collect(self)
-        if self.rank == 0:
-            self.checkpoints.save(saved, best=self._best_due)
-        self._best_due = False
-        self._saved = (self.step, self.closed)
-
-    def _wait_for_save(self) -> bool:
-        """Is the last checkpoint on the disk? If not, tells why, and the next save tries again."""
-        assert self.checkpoints is not None
-        error = self.checkpoints.wait()
-        if error is not None:
-            log.error(error)
-        return error is None
-
-    def _save_once_more(self) -> None:
-        """At the end there is no next time: try once more, in a new folder if the run's was deleted; else Stopped."""
-        assert self.run is not None
-        if self.rank == 0 and not self.run.exists:
-            with contextlib.suppress(Refused):
-                self.run.open(self.config.to_yaml())
-                log.error(f"{self.run} was deleted while the run went on: made again for its last checkpoint")
-        self._save()
-        if distributed.any_rank(not self._wait_for_save()):
-            raise Stopped(
-                f"the last checkpoint could not be saved: nothing newer than {self._newest()} is on the disk. Free "
-                f"some space, or repair what the error above names, and go on from there: python train.py -r {self.run}"
-            )
-
-    def warn_of_little_space(self) -> None:
-        """Warn at the start if two checkpoints do not fit."""
-        assert self.checkpoints is not None
-        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        need, free = 2 * 3 * weights, checkpoint.space(self.checkpoints.folder)  # Adam keeps two numbers a weight
-        if free < need:
-            log.warning(
-                f"{self.checkpoints.folder}: {free / 1e6:,.1f} MB are free, and two checkpoints need about "
-                f"{need / 1e6:,.1f} MB; free some, or give another place with trainer.save_dir=FOLDER"
-            )
-
-    def _newest(self) -> str:
-        assert self.checkpoints is not None
-        newest = self.checkpoints.newest()
-        return newest[0].name if newest else "the start"
-
-    # -- finiteness ---------------------------------------------------------------------------------------------------
-
-    def _check(self, value: Tensor, what: str) -> None:
-        """Raise NonFinite: at once on one CPU, where it costs nothing; else at the next log point, on all ranks."""
-        if self.device.type == "cpu" and self.world == 1:
-            if not math.isfinite(value.item()):
-                raise NonFinite(self.step, what, value.item())
-        else:
-            self._unchecked.append((self.step, what, value.detach()))
-
-    def _check_now(self) -> None:
-        found = []
-        if self._unchecked:
-            values = torch.stack([value.float() for _, _, value in self._unchecked]).tolist()
-            checked = zip(self._unchecked, values, strict=True)
-            found = [(step, what, value) for (step, what, _), value in checked if not math.isfinite(value)]
-            self._unchecked.clear()
-        first = min([f for of_rank in distributed.gather(found[:1]) for f in of_rank], default=None, key=lambda f: f[0])
-        if first is not None:
-            raise NonFinite(*first)
-
-    def _check_weights(self) -> None:
-        """Nothing non-finite is saved: no weight and no state of an optimizer. (A buffer may be a mask of -inf.)"""
-        names = {p: name for name, p in self.model.named_parameters()}
-        values = {f"weight {name}": p.detach() for p, name in names.items()}
-        for optimizer in self.optimizer.values() if isinstance(self.optimizer, dict) else [self.optimizer]:
-            for p, kept in optimizer.state.items():
-                values |= {f"optimizer's {key} of {names.get(p, 'a weight')}": value for key, value in kept.items()}
-        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
-        for device in {v.device for v in tensors.values()}:
-            here = {k: v for k, v in tensors.items() if v.device == device}
-            norms = torch.stack([n.double() for n in torch._foreach_norm(list(here.values()))]).tolist()
-            for (what, value), norm in zip(here.items(), norms, strict=True):
-                # A norm may overflow where no value has; to look at each value takes thirty times as long
-                if not math.isfinite(norm) and not value.isfinite().all():
-                    raise NonFinite(self.step - 1, what, "not finite")
-
-
-def to_device(data: Any, device: torch.device) -> Any:
-    """Move all tensors in a batch, also inside tuples, lists and dicts."""
-    if isinstance(data, Tensor):
-        return data.to(device, non_blocking=True)
-    if isinstance(data, dict):
-        return {key: to_device(value, device) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(to_device(value, device) for value in data))
-    if isinstance(data, (list, tuple)):
-        return type(data)(to_device(value, device) for value in data)
-    return data

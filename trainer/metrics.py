@@ -1,13 +1,14 @@
 """Metrics as sums and counts: exact over steps, ranks and restarts, and brought to the host only when they are read."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils import distributed
+from utils.errors import Refused
 
 FOLD = 64  # values kept on the device before they are added up
 
@@ -99,6 +100,16 @@ def name_of(metric: Callable[..., Any]) -> str:
 def is_object(metric: Any) -> bool:
     """Does it keep its own state (torchmetrics), or is it a function?"""
     return hasattr(metric, "update") and hasattr(metric, "compute")
+
+
+def check_over_ranks(metrics: Sequence[Any]) -> None:
+    """Raise Refused for a metric that would tell of one rank's samples only."""
+    for metric in metrics:
+        if distributed.world() > 1 and is_object(metric) and not hasattr(metric, "sync"):
+            raise Refused(
+                f"metrics: {name_of(metric)} keeps a state that is not added up over processes; derive it from "
+                f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
+            )
 
 
 class Monitor:

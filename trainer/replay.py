@@ -9,15 +9,8 @@ from torch import Tensor, nn
 
 from logger.logger import log
 from trainer import checkpoint
+from trainer.finite import NonFinite
 from utils.errors import Refused
-
-
-class NonFinite(Exception):
-    """A loss, a gradient or a weight is NaN or infinite. `step`: steps done before the one it happened in."""
-
-    def __init__(self, step: int, what: str, value: float | str) -> None:
-        super().__init__(f"the {what} is {value}")
-        self.step, self.what, self.value = step, what, value
 
 
 class Watch:
@@ -66,10 +59,10 @@ class _Silent:
 
 def explain(trainer: Any, found: NonFinite) -> str:
     """What a person needs to know of a step that went non-finite."""
-    rates = ", ".join(f"{name} {value:.6g}" for name, value in trainer._learning_rates().items())
+    rates = ", ".join(f"{name} {value:.6g}" for name, value in trainer.learning_rates().items())
     told, culprit = found, None
-    if trainer.checkpoints is not None:
-        trainer._wait_for_save()  # it counts as the newest
+    if trainer.saving is not None:
+        trainer.saving.wait()  # it counts as the newest
     if trainer.world == 1 and trainer.run is not None:
         told, culprit, rates = _find(trainer, found, rates)
     step, epoch = told.step + 1, told.step // trainer.steps_per_epoch + 1
@@ -79,9 +72,9 @@ def explain(trainer: Any, found: NonFinite) -> str:
         f"first not finite: {culprit}" if culprit else "",
         f"samples of this step: {indices[:16]}" + (f" and {len(indices) - 16} more" if len(indices) > 16 else ""),
     ]
-    if trainer.run is not None:
+    if trainer.saving is not None:
         lines += [
-            f"newest checkpoint: {trainer._newest()}",
+            f"newest checkpoint: {trainer.saving.newest()}",
             f"replay exactly this step: python train.py -r {trainer.run} --replay {step}",
         ]
     lines.append(
@@ -110,14 +103,14 @@ def _find(trainer: Any, found: NonFinite, rates: str) -> tuple[NonFinite, str | 
     again, culprit = _run_to(trainer, found.step + 1)
     if again is None:
         return found, "nothing, when run again: the hardware, or an operation that is not deterministic", rates
-    return again, culprit, ", ".join(f"{name} {value:.6g}" for name, value in trainer._learning_rates().items())
+    return again, culprit, ", ".join(f"{name} {value:.6g}" for name, value in trainer.learning_rates().items())
 
 
 def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
     """Run the steps up to `step` again; the first that is not finite ends it: what, and in which layer it began."""
     told, trainer.reporter = trainer.reporter, _Silent()
     trainer.model.train()
-    trainer._unchecked.clear()
+    trainer.finite.forget()
     stream = trainer.data_loader.stream(trainer.step)
     watch = Watch()
     try:
@@ -126,8 +119,8 @@ def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
                 watch.first = None  # a gradient that overflows in fp16 is no fault: the scaler leaves that step out
                 trainer.window.clear()
                 trainer._one_step(stream)
-                trainer._check_now()
-                trainer._check_weights()
+                trainer.finite.now()
+                trainer.finite.check_state(trainer.step - 1, trainer.model, trainer.optimizers())
                 if any(schedule.on_value for schedule in trainer.schedules()):
                     trainer._close_step()  # its validation decides the learning rate
                 trainer.closed = trainer.step
@@ -155,7 +148,7 @@ def replay(trainer: Any, step: int) -> None:
     if found is not None:
         step = found.step + 1
     log.info(f"step {step}: " + (f"{found}; first not finite: {culprit}" if found else "finite"))
-    log.info("  ".join(f"{k} {v:.8g}" for k, v in (trainer.values | trainer._learning_rates()).items()))
+    log.info("  ".join(f"{k} {v:.8g}" for k, v in (trainer.values | trainer.learning_rates()).items()))
     log.info(f"samples: {trainer.data_loader.indices(step - 1).tolist()}")
 
 

@@ -44,7 +44,7 @@ def start(trainer: Any) -> bool:
     log.info(f"{'continuing' if saved else 'training'} in {run}" + (f" from step {trainer.step}" if saved else ""))
     for line in differences(saved["config"], trainer.config.to_dict()) if saved else []:
         log.info(f"changed: {line}")
-    trainer.warn_of_little_space()
+    trainer.saving.warn_of_little_space()
     return True
 
 

@@ -305,9 +305,9 @@ def at_step(n: int, do: Callable[[BaseTrainer], object]) -> Patch:
     """A patch: do(trainer) when n steps are done and all that was to be saved is."""
 
     def waited(trainer: BaseTrainer, _: Any) -> None:
-        assert trainer.checkpoints is not None
-        if trainer.checkpoints._thread is not None:
-            trainer.checkpoints._thread.join()
+        assert trainer.saving is not None
+        if trainer.saving.checkpoints._thread is not None:
+            trainer.saving.checkpoints._thread.join()
         do(trainer)
 
     return before(BaseTrainer, "_one_step", waited, when=lambda trainer, _: trainer.step == n)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.resume.harness import House, at_step, before, config, same_end, together
 from trainer.base_trainer import BaseTrainer
+from trainer.finite import Finite
 from trainer.gan_trainer import GANTrainer
 from trainer.trainer import Trainer
 
@@ -81,10 +82,10 @@ def test_found_late(house: House) -> None:
 def deferred() -> None:
     """A patch: the checks of a GPU, on the CPU."""
 
-    def check(self: BaseTrainer, value: Tensor, what: str) -> None:
-        self._unchecked.append((self.step, what, value.detach()))
+    def check(self: Finite, step: int, what: str, value: Tensor) -> None:
+        self._unseen.append((step, what, value.detach()))
 
-    BaseTrainer._check = check  # type: ignore[method-assign]
+    Finite.check = check  # type: ignore[method-assign]
     BaseTrainer._clip = lambda self, parameters: None  # type: ignore[method-assign,assignment]
 
 

@@ -1,0 +1,64 @@
+"""Looks at losses, gradients and weights: nothing that is not finite is trained on or saved."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils import distributed
+
+
+class NonFinite(Exception):
+    """A loss, a gradient or a weight is NaN or infinite. `step`: steps done before the one it happened in."""
+
+    def __init__(self, step: int, what: str, value: float | str) -> None:
+        super().__init__(f"the {what} is {value}")
+        self.step, self.what, self.value = step, what, value
+
+
+class Finite:
+    """Raises NonFinite: at once on one CPU, where looking costs nothing; else at the next `now`, on all ranks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.at_once = device.type == "cpu" and distributed.world() == 1
+        self._unseen: list[tuple[int, str, Tensor]] = []
+
+    def check(self, step: int, what: str, value: Tensor) -> None:
+        """Look at a loss or a norm of step `step`, now or later."""
+        if not self.at_once:
+            self._unseen.append((step, what, value.detach()))
+        elif not math.isfinite(number := value.item()):
+            raise NonFinite(step, what, number)
+
+    def now(self) -> None:
+        """Look at all that was not looked at. Waits for the device and the other ranks, which all must ask."""
+        found = []
+        if self._unseen:
+            values = torch.stack([value.float() for _, _, value in self._unseen]).tolist()
+            seen = zip(self._unseen, values, strict=True)
+            found = [(step, what, value) for (step, what, _), value in seen if not math.isfinite(value)]
+            self._unseen.clear()
+        first = min([f for of_rank in distributed.gather(found[:1]) for f in of_rank], default=None, key=lambda f: f[0])
+        if first is not None:
+            raise NonFinite(*first)
+
+    def forget(self) -> None:
+        self._unseen.clear()
+
+    def check_state(self, step: int, model: nn.Module, optimizers: Sequence[Any]) -> None:
+        """Look at each weight and each state of an optimizer. (Not at buffers: one may be a mask of -inf.)"""
+        names = {p: name for name, p in model.named_parameters()}
+        values = {f"weight {name}": p.detach() for p, name in names.items()}
+        for optimizer in optimizers:
+            for p, kept in optimizer.state.items():
+                values |= {f"optimizer's {key} of {names.get(p, 'a weight')}": value for key, value in kept.items()}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
+        for device in {v.device for v in tensors.values()}:
+            here = {k: v for k, v in tensors.items() if v.device == device}
+            norms = torch.stack([n.double() for n in torch._foreach_norm(list(here.values()))]).tolist()
+            for (what, value), norm in zip(here.items(), norms, strict=True):
+                # A norm may overflow where no value has; to look at each value takes thirty times as long
+                if not math.isfinite(norm) and not value.isfinite().all():
+                    raise NonFinite(step, what, "not finite")
