@@ -1,6 +1,9 @@
 """Batches, the validation split, and a position that is nothing but a step number."""
 
 import ctypes
+import functools
+import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -158,7 +161,7 @@ class BaseDataLoader:
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=_start_worker,
+            worker_init_fn=functools.partial(_start_worker, os.getpid()),
             generator=torch.Generator(),  # else iter() draws from the global one
         )
         try:
@@ -279,10 +282,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
     """A worker leaves signals, also those to the whole process group, to the main process, and never outlives it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
+            os._exit(1)  # it was killed before it could be followed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_loader.base_data_loader import _start_worker
 from tests.resume.harness import (
     STEPS,
     Child,
@@ -134,6 +135,15 @@ def test_no_worker_outlives_its_parent(house: House, whole: House) -> None:
     assert len(workers) == 2
     Child.until(child, lambda: not [pid for pid in workers if alive(pid)], timeout=2)
     goes_on(house, whole)
+
+
+def test_worker_of_a_parent_already_dead() -> None:
+    """Killed between the fork and the worker's request to be told: the worker finds another process in its place."""
+    pid = os.fork()
+    if pid == 0:
+        _start_worker(os.getpid(), 0)  # no process is its own parent
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
 
 
 def test_when_it_cannot_be_saved(house: House) -> None:
