@@ -3,7 +3,6 @@
 Names that begin with _ are parts of models, not for configs.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,11 +74,9 @@ class ConvNet(nn.Module):
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(in_channels, num_classes)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # up to 1.6 times faster on the CPU
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.features(x.contiguous(memory_format=torch.channels_last))
-        return self.classifier(self.dropout(x.mean(dim=(2, 3))))
+        return self.classifier(self.dropout(self.features(x).mean(dim=(2, 3))))
 
 
 class _ResidualBlock(nn.Module):
@@ -117,11 +114,9 @@ class SmallResNet(nn.Module):
                 channels = width * 2**stage
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(channels, num_classes)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        return self.classifier(self.stages(x).mean(dim=(2, 3)))
+        return self.classifier(self.stages(F.relu(self.stem(x))).mean(dim=(2, 3)))
 
 
 class GAN(nn.Module):
