@@ -49,15 +49,15 @@ def start(trainer: Any) -> bool:
 
 
 def _restore(trainer: Any, run: Run) -> dict[str, Any] | None:
-    if run.checkpoint is not None:
-        found = (run.checkpoint, _load_or_stop(run.checkpoint))
-    else:
-        newest = checkpoint.newest_sound(run.checkpoints, log.warning)
-        if newest is None:
-            log.warning(f"{run} ended before its first checkpoint: starting it again from step 0")
-            return None
-        found = newest
-    path, saved = found
+    """Give the trainer the state of the run's checkpoint; over several ranks, of the one that rank 0 finds sound."""
+    path, saved = run.checkpoint, None
+    if path is None and distributed.is_main():
+        path, saved = checkpoint.newest_sound(run.checkpoints, log.warning) or (None, None)
+    path = distributed.from_main(path)
+    if path is None:
+        log.warning(f"{run} ended before its first checkpoint: starting it again from step 0")
+        return None
+    saved = saved or _load_or_stop(path)
     trainer.resume(path, saved)
     return saved
 
