@@ -119,6 +119,7 @@ from utils import run
 attempt, one_step = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), BaseTrainer._one_step
 def step(self, stream):
     if self.step == 7 * (attempt + 1) and self.rank == attempt % 2 and attempt < 3:
+        self.saving.wait()  # else the checkpoint of the step before may not be whole yet
         os.kill(os.getpid(), signal.SIGKILL)
     one_step(self, stream)
 BaseTrainer._one_step = step
