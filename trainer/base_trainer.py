@@ -272,14 +272,15 @@ class BaseTrainer:
         self._step_size = self.data_loader.sampler.size(self.step)
         if self.options.skip_bad_samples:
             bad = [bad for batch in batches for bad in batch.bad]
-            batches = [batch._replace(shard=i) for i, batch in enumerate(batches) if batch.size]
             size, n_bad = distributed.sum_over_ranks([sum(batch.size for batch in batches), len(bad)])
             self._step_size = int(size)
             if n_bad:
                 self._note_skipped(bad)
-        else:
-            batches = [batch._replace(shard=i) for i, batch in enumerate(batches)]
-        return [batch._replace(data=to_device(batch.data, self.device)) for batch in batches]
+        return [
+            batch._replace(shard=i, data=to_device(batch.data, self.device))
+            for i, batch in enumerate(batches)
+            if batch.size
+        ]
 
     def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
         of_all = [sample for of_rank in distributed.gather(bad) for sample in of_rank]

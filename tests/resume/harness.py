@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -210,6 +211,11 @@ class House:
     def write(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         (self.folder / "c.yaml").write_text(yaml.safe_dump(spec))
+
+    def copy(self, folder: Path) -> "House":
+        """The same house, run and all, in another folder."""
+        shutil.copytree(self.folder, folder)
+        return House(folder, self.spec)
 
     def start(self, *args: Any, patch: Patch | None = None) -> Child:
         """-c c.yaml --run-id r -r auto, and what more is given."""

@@ -23,10 +23,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> House:
 @pytest.fixture
 def house(begun: House, tmp_path: Path) -> House:
     """A copy of it."""
-    import shutil
-
-    shutil.copytree(begun.folder, tmp_path / "house")
-    return House(tmp_path / "house", begun.spec)
+    return begun.copy(tmp_path / "house")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import pickle
-import shutil
 import sys
 import types
 from collections import OrderedDict
@@ -40,8 +39,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> House:
 
 @pytest.fixture
 def house(begun: House, tmp_path: Path) -> House:
-    shutil.copytree(begun.folder, tmp_path / "house")
-    return House(tmp_path / "house", begun.spec)
+    return begun.copy(tmp_path / "house")
 
 
 def run_test_py(house: House, path: object) -> Result:
