@@ -7,13 +7,14 @@ VENV   := .venv
 # Tools are run as `python -m`, not by their scripts in bin/, so that the project's folder can be moved.
 RUN    := $(VENV)/bin/python
 
-.PHONY: help train test slow format clean
+.PHONY: help train test slow bench format clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make train    set up, train config/digits.yaml"
 	@echo "make test     set up, check format, lint and types, run the fast tests"
 	@echo "make slow     run the slow tests"
+	@echo "make bench    run the benchmarks, write benchmarks/RESULTS.md (under half an hour; wants a quiet machine)"
 	@echo "make format   put the code in the form that make test wants"
 	@echo "make clean    remove .venv and caches (never data/ or saved/)"
 
@@ -30,6 +31,9 @@ test: $(VENV)/.dev
 slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow || [ $$? -eq 5 ]
 
+bench: $(VENV)/.bench
+	$(RUN) -m benchmarks.run $(if $(wildcard data/MNIST),--data-dir data/)
+
 format: $(VENV)/.dev
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
@@ -45,6 +49,10 @@ $(VENV)/.base: pyproject.toml | $(VENV)/.uv
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.uv
 	$(call install,dev)
+	@touch $(VENV)/.base $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.uv
+	$(call install,bench)
 	@touch $(VENV)/.base $@
 
 # uv takes seconds. Where it cannot reach the index pip may, since it alone reads pip.conf (mirrors, certificates).

@@ -3,6 +3,7 @@
 Everything is rebuilt from the config in the checkpoint; the loader is asked for its test data with `training=False`.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ def build(config: Any, devices: str | None = None) -> Any:
     device = setup.device(config, devices)
     config.run.data_loader.args.update(training=False, shuffle=False, validation_split=0.0)
     config.run.init_from = None
+    config.run.trainer.compile = False  # one pass does not repay it
     config.run.trainer.limit_batches = None  # all of the data, whatever the training was limited to
+    config.run.trainer.accumulate, config.run.trainer.exact_ranks = 1, False  # of training, on its number of processes
     data_loader = config.build("data_loader")
-    setup.loaders(config, data_loader)
+    setup.loaders(config, device, data_loader)
     return config.build(
         "trainer",
         model=setup.model(config, device),
@@ -38,9 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     path: Path = runs.find_tested(args.resume or "")
 
     from trainer import setup, tested  # torch from here on
+    from utils import launch
 
-    with setup.processes():
-        config, saved = tested.load(path, args.overrides)
+    config, saved = tested.load(path, args.overrides)
+    if not launch.joined() and (count := len(launch.devices(config.run.n_gpu, args.devices)[0])) > 1:
+        del saved  # each process loads it for itself
+        launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
+        return
+    with setup.processes(timeout=config.run.trainer.timeout):
         trainer = build(config, args.devices)
         tested.report(trainer, saved, path)
 

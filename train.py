@@ -23,7 +23,7 @@ def build(config: Config, run: runs.Run, devices: str | None = None):
 
     data_loader = config.build("data_loader")
     valid_data_loader = data_loader.split_validation()
-    setup.loaders(config, data_loader, valid_data_loader)
+    setup.loaders(config, device, data_loader, valid_data_loader)
 
     model = setup.model(config, device, run)
     log.info(setup.summary(model))

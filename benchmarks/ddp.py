@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 -m benchmarks.ddp
 
 Interleaved in the same processes; the figures are medians over rounds, and ratios to `bare` of the same round. The
-bare loop cuts its batches from memory and does nothing but the step. Lightning is left out where it is not installed
-(extra `bench`). All train the same ConvNet on the same number of samples a step.
+bare loop cuts its batches from memory and does nothing but the step; `channels_last` is that with the memory format
+that the trainer chooses by itself. Lightning is left out where it is not installed (extra `bench`). All train the same
+ConvNet on the same number of samples a step. CPU is the time that the busier process computes, waits actively and
+copies: other work on the machine disturbs it less than samples/s.
 """
 
+import argparse
 import importlib.util
 import logging
 import os
@@ -14,6 +17,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,26 +60,35 @@ class BenchDataLoader(BaseDataLoader):
 setattr(data_loaders, "BenchDataLoader", BenchDataLoader)  # noqa: B010 (where configs look for it)
 
 
-def bare() -> float:
-    """Seconds per step."""
-    net = DistributedDataParallel(ConvNet(widths=(32, 64)))
+class Clock:
+    """Seconds per step, of time and of CPU, from `start` on, which waits for all ranks."""
+
+    def start(self) -> None:
+        distributed.wait_for_all()
+        self._since = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        now = time.perf_counter(), time.process_time()
+        self.taken = [(end - since) / STEPS for end, since in zip(now, self._since, strict=True)]
+
+
+def bare(clock: Clock, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+    net = DistributedDataParallel(ConvNet(widths=(32, 64)).to(memory_format=memory_format))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
     rank, world = distributed.rank(), distributed.world()
-    start = 0.0
     for step in range(STEPS + WARM):
         if step == WARM:
-            distributed.wait_for_all()
-            start = time.perf_counter()
+            clock.start()
         if step % (SAMPLES // BATCH) == 0:
             order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(step))
         i = order[step % (SAMPLES // BATCH) * BATCH :][:BATCH][rank::world]
         optimizer.zero_grad()
         F.cross_entropy(net(X[i]), Y[i]).backward()
         optimizer.step()
-    return (time.perf_counter() - start) / STEPS
+    clock.stop()
 
 
-def ours() -> float:
+def ours(clock: Clock) -> None:
     config = configs.load(
         [
             {
@@ -93,25 +106,22 @@ def ours() -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer = train.build(config, Run(Path(folder, "run")))
         resume.start(trainer)
-        times: list[float] = []
         one_step = trainer._one_step
 
         def timed(stream: Any) -> None:
             if trainer.step == WARM:
-                distributed.wait_for_all()
-                times.append(time.perf_counter())
+                clock.start()
             one_step(stream)
             if trainer.step == STEPS + WARM:
-                times.append(time.perf_counter())
+                clock.stop()
 
         trainer._one_step = timed
         trainer.train()
         trainer.run.close()
         distributed.wait_for_all()  # before rank 0 removes the folder
-    return (times[1] - times[0]) / STEPS
 
 
-def lightning() -> float:
+def lightning(clock: Clock) -> None:
     import lightning as L
 
     class Net(L.LightningModule):
@@ -130,48 +140,53 @@ def lightning() -> float:
         def configure_optimizers(self) -> Any:
             return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=True)
 
-    class Clock(L.Callback):
-        start = end = 0.0
-
+    class Timed(L.Callback):
         def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
             if trainer.global_step == WARM:
-                distributed.wait_for_all()
-                self.start = time.perf_counter()
+                clock.start()
 
         def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-            self.end = time.perf_counter()
+            if trainer.global_step == STEPS + WARM:
+                clock.stop()
 
-    clock = Clock()
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
         max_steps=STEPS + WARM,
         accelerator="cpu",
         devices=distributed.world(),
         strategy="ddp",
-        callbacks=[clock],
+        callbacks=[Timed()],
         enable_model_summary=False,
         **quiet,
     )
     trainer.fit(Net(), DataLoader(TensorDataset(X, Y), BATCH // distributed.world(), shuffle=True))
-    return (clock.end - clock.start) / STEPS
 
 
 def main() -> None:
-    loops = {"bare": bare, "ours": ours}
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    loops: dict[str, Callable[[Clock], None]] = {
+        "bare": bare,
+        "channels_last": lambda clock: bare(clock, torch.channels_last),
+        "ours": ours,
+    }
     if importlib.util.find_spec("lightning"):
         loops["lightning"] = lightning
         warnings.filterwarnings("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with setup.processes(0):
         times: dict[str, list[float]] = {name: [] for name in loops}
+        cpu: dict[str, list[float]] = {name: [] for name in loops}
         for _ in range(ROUNDS):
             for name, loop in loops.items():
-                times[name].append(max(distributed.gather(loop())))
-        if distributed.is_main():
-            for name, taken in times.items():
-                ratio = statistics.median(b / t for b, t in zip(times["bare"], taken, strict=True))
-                speed = BATCH / statistics.median(taken)
-                print(f"{name:10} {speed:8,.0f} samples/s   {ratio:.3f} of bare", flush=True)
+                loop(clock := Clock())
+                seconds, computing = map(max, zip(*distributed.gather(clock.taken), strict=True))
+                times[name].append(seconds)
+                cpu[name].append(computing)
+        for name, taken in times.items() if distributed.is_main() else ():
+            ratio = statistics.median(b / t for b, t in zip(times["bare"], taken, strict=True))
+            speed, computing = BATCH / statistics.median(taken), statistics.median(cpu[name]) * 1e3
+            told = f"{name:14} {speed:8,.0f} samples/s   {ratio:.3f} of bare   CPU {computing:.2f} ms a step"
+            print(told, flush=True)
     os._exit(0)  # after Lightning, gloo's threads abort an orderly exit
 
 

@@ -2,8 +2,12 @@
 
     python -m benchmarks.mnist [--data-dir data/]
 
-Random pixels serve as well as the real ones where there is no --data-dir. Interleaved in one process, after a warm-up;
-medians over rounds, and ratios to `hand loop` of the same round. One thread.
+Random pixels serve as well as the real ones where there is no --data-dir. The hand loop cuts its batches from memory
+and does nothing but the step; the peers (benchmarks/peers.py) log, draw and count as the trainer does. For `2020 costs`
+each sample is an image of PIL that transforms of torchvision make a tensor, as in that template; the other peers are
+given normalised batches from memory. Each runs in a process of its own, which is forked from this one; they take turns.
+Medians over rounds, and ratios to `hand loop` of the same round; the peers take part in fewer rounds, of fewer steps.
+One thread.
 """
 
 import argparse
@@ -17,8 +21,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import Dataset
 
 import train
+from benchmarks import peers
 from data_loader import data_loaders
 from model.model import MnistModel
 from trainer import resume
@@ -32,6 +39,22 @@ def random_mnist(data_dir: str, training: bool) -> tuple[torch.Tensor, torch.Ten
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (SAMPLES, 1, 28, 28), dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, 10, (SAMPLES,), generator=generator)
+
+
+class Pictures(Dataset[Any]):
+    """Single samples as torchvision.datasets.MNIST and its users' transforms make them."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        from torchvision import transforms
+
+        self.images, self.labels = images[:, 0].numpy(), labels
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
 def hand_loop(images: torch.Tensor, labels: torch.Tensor, steps: int) -> float:
@@ -79,24 +102,33 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=SAMPLES // BATCH)
+    parser.add_argument("--peer-rounds", type=int, default=2)
+    parser.add_argument("--peer-steps", type=int, default=SAMPLES // BATCH // 2)
+    parser.add_argument("--only", nargs="+", choices=["ours", *peers.PEERS], default=["ours", *peers.PEERS])
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.data_dir is None:
         setattr(data_loaders, "read_mnist", random_mnist)  # noqa: B010
     images, labels = data_loaders.read_mnist(args.data_dir or "", True)
     normalised = images.float().div(255).sub(0.1307).div(0.3081)
-    hand, mine = [], []
+    task = peers.Task(MnistModel, F.nll_loss, normalised, labels, BATCH, side=28, samples=Pictures(images, labels))
+    times: dict[str, list[float]] = {name: [] for name in ["hand loop", *peers.installed(args.only)]}  # a step
     hand_loop(normalised, labels, 20)
-    for _ in range(args.rounds):
-        # ours changes the allocator of the process; the hand loop is to have the usual one
-        hand.append(in_child(hand_loop, normalised, labels, args.steps))
-        mine.append(in_child(ours, args.data_dir or "", args.steps))
-    ratio = statistics.median(a / b for a, b in zip(mine, hand, strict=True))
-    print(f"hand loop {statistics.median(hand):7.2f} s an epoch   1.00")
-    print(f"ours      {statistics.median(mine):7.2f} s an epoch   {ratio:.2f}")
+    for round_ in range(args.rounds):
+        for name, taken in times.items():
+            # ours changes the allocator of the process; the hand loop is to have the usual one
+            if name == "hand loop":
+                taken.append(in_child(hand_loop, normalised, labels, args.steps) / args.steps)
+            elif name == "ours":
+                taken.append(in_child(ours, args.data_dir or "", args.steps) / args.steps)
+            elif round_ < args.peer_rounds:
+                taken.append(in_child(peers.run, name, task, args.peer_steps))
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times["hand loop"], strict=False))
+        print(f"{name:10} {statistics.median(taken) * SAMPLES / BATCH:7.2f} s an epoch   {ratio:.2f} of the hand loop")
 
 
-def in_child(function: Callable[..., float], *args: Any) -> float:
+def in_child(function: Callable[..., Any], *args: Any) -> Any:
     """Run in a forked process, and return what it returned."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)

@@ -4,8 +4,10 @@
 
 plain: forward, cross-entropy, backward, Adam, over batches cut from memory. by hand: that, with what the trainer does
 as well, each as one would write it: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule,
-clipping.
-Interleaved in one process; the figures are medians over rounds, and ratios to `plain` of the same round.
+clipping. The peers, with the same features, stand in benchmarks/peers.py.
+
+Interleaved in one process; the figures are medians over rounds, and ratios to `plain` of the same round. The peers take
+part in fewer rounds, of fewer steps.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,8 +25,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import train
+from benchmarks import peers
+from benchmarks.mnist import in_child
 from data_loader import data_loaders
 from data_loader.base_data_loader import BaseDataLoader
+from model.model import MLP
 from trainer import resume
 from utils import config as configs
 from utils.run import Run
@@ -47,7 +53,7 @@ X, Y = torch.randn(SAMPLES, FEATURES), torch.randint(0, 10, (SAMPLES,))
 
 
 def model() -> nn.Module:
-    return nn.Sequential(nn.Linear(FEATURES, 128), nn.ReLU(), nn.Linear(128, 10))
+    return MLP(FEATURES, (128,))
 
 
 def plain(steps: int) -> float:
@@ -135,20 +141,30 @@ def ours(steps: int) -> float:
     return (times[1] - times[0]) / steps
 
 
+OWN: dict[str, Callable[[int], float]] = {"plain": plain, "by hand": by_hand, "ours": ours}
+TASK = peers.Task(model, nn.CrossEntropyLoss(), X, Y, BATCH, side=8, clip=1.0)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--peer-rounds", type=int, default=3)
+    parser.add_argument("--peer-steps", type=int, default=500)
+    parser.add_argument("--only", nargs="+", choices=[*OWN, *peers.PEERS], default=[*OWN, *peers.PEERS])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = {"plain": plain, "by hand": by_hand, "ours": ours}
-    times: dict[str, list[float]] = {name: [] for name in rows}
-    for _ in range(args.rounds):
-        for name, function in rows.items():
-            times[name].append(function(args.steps))
-    for name, seconds in times.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, times["plain"], strict=True))
-        print(f"{name:10} {statistics.median(seconds) * 1e6:8.1f} us a step   {ratio:.2f} of plain")
+    names = [name for name in (*OWN, *peers.PEERS) if name in args.only or name == "plain"]
+    times: dict[str, list[float]] = {name: [] for name in peers.installed(names)}
+    for round_ in range(args.rounds):
+        for name, taken in times.items():
+            if name in OWN:
+                taken.append(in_child(OWN[name], args.steps))
+            elif round_ < args.peer_rounds:
+                taken.append(in_child(peers.run, name, TASK, args.peer_steps))
+    for name, taken in times.items():
+        ratio = statistics.median(a / b for a, b in zip(taken, times["plain"], strict=False))
+        print(f"{name:10} {statistics.median(taken) * 1e6:8.1f} us a step   {ratio:.2f} of plain")
 
 
 WARM = 50

@@ -1,25 +1,22 @@
 """Batches, the validation split, and a position that is nothing but a step number."""
 
-import ctypes
-import functools
-import multiprocessing
-import os
-import signal
-import sys
-import time
+import itertools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 
+from data_loader import workers
 from data_loader.sampler import Permutation, StepSampler
-from utils.errors import Refused, SampleError, killed_worker
+from utils.errors import Refused, SampleError
 from utils.seed import fetching, keys_of, seed_all
+from utils.tensors import to_device
 
+_CPU = torch.device("cpu")
 SPLIT_KEY = 0  # the validation split is the same for every seed, so that runs compare
 
 
@@ -49,6 +46,9 @@ class BaseDataLoader:
     batch_size: samples per optimizer step, over all ranks and micro-batches.
     validation_split: samples held out for validation, as a fraction or a count; the same ones for every seed.
     collate_fn: list of samples -> batch.
+    finish: batch -> batch, in the main process and on the run's device: what is quicker there than in a worker.
+    prefetch: batches that each worker reads ahead.
+    resident: keep the data set on the run's device, where its batches are then made. It must have `to(device)`.
     eval_dataset: the same samples as validation sees them, without augmentation (default: `dataset` itself).
     skip_bad_samples: samples that may fail to load before the run stops.
 
@@ -56,6 +56,9 @@ class BaseDataLoader:
     own protocol) and is collated; anything else is the batch itself.
     Raises Refused where the split or the batch does not fit the data set.
     """
+
+    _passes: Generator[Batch, None, None] | None = None  # one after another, from the workers that once() keeps
+    _left = 0  # batches of the current pass that are still to come
 
     def __init__(
         self,
@@ -66,10 +69,15 @@ class BaseDataLoader:
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         eval_dataset: Any = None,
+        finish: Callable[[Any], Any] | None = None,
+        prefetch: int = 2,
+        resident: bool = False,
     ) -> None:
         self.dataset, self.batch_size, self.shuffle, self.num_workers = dataset, batch_size, shuffle, num_workers
-        self.collate_fn = collate_fn or default_collate
+        self.collate_fn, self.finish = collate_fn or default_collate, finish
+        self.prefetch, self.resident = prefetch, resident
         self.eval_dataset = eval_dataset if eval_dataset is not None else dataset
+        self._check_options()
         n = len(dataset)
         if len(self.eval_dataset) != n:
             raise ValueError(f"eval_dataset must hold the {n} samples of dataset, in the same order")
@@ -95,10 +103,15 @@ class BaseDataLoader:
         accumulate: int = 1,
         limit: int | None = None,
         skip_bad_samples: int = 0,
-        pin_memory: bool = False,
+        device: torch.device = _CPU,
     ) -> None:
         """Take what the run decides, not the data set: the seed, the ranks, micro-batches a step, steps an epoch."""
-        self.seed, self.skip_bad_samples, self.pin_memory = seed, skip_bad_samples, pin_memory
+        self.close()
+        self.seed, self.skip_bad_samples, self.device = seed, skip_bad_samples, device
+        self._as_read = self.finish is None and device.type == "cpu"  # is that how a batch is to be?
+        if self.resident:
+            self.dataset.to(device)
+            self.eval_dataset.to(device)
         self.sampler = StepSampler(
             len(self.samples), self.batch_size, self.shuffle, seed, rank, world, accumulate, limit
         )
@@ -110,8 +123,8 @@ class BaseDataLoader:
         loader = BaseDataLoader.__new__(BaseDataLoader)
         loader.__dict__.update(self.__dict__)
         loader.dataset, loader.samples, loader.shuffle = self.eval_dataset, self._validation, False
-        loader._validation = Samples(0)
-        loader.configure(self.seed)
+        loader._validation, loader._passes = Samples(0), None
+        loader.configure(self.seed, device=self.device)
         return loader
 
     def check_shards(self) -> None:
@@ -144,69 +157,78 @@ class BaseDataLoader:
         for batch in self.once():
             yield batch.data
 
-    def once(self) -> Iterator[Batch]:
-        """One pass in order; over all ranks, each sample once."""
-        return self._load(self.sampler.once())
+    def once(self, keep: bool = False) -> Iterator[Batch]:
+        """One pass in order; over all ranks, each sample once. keep: let its workers live for the next, until close().
 
-    def _load(self, batches: Iterator[tuple[int, np.ndarray]]) -> Iterator[Batch]:
-        requests = ((epoch, self.samples(positions)) for epoch, positions in batches)
-        fetch = _Fetch(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
-        if self.num_workers == 0:
-            yield from map(fetch.read, requests)
+        Kept workers go on with the first batches of the next pass, which wait until it comes.
+        """
+        if not (keep and self.num_workers):
+            yield from self._load(self.sampler.once())
             return
-        loader = DataLoader(
-            fetch,
-            sampler=_Requests(requests),
-            batch_size=None,  # a request is a whole batch
-            collate_fn=_as_it_is,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
-            worker_init_fn=functools.partial(_start_worker, os.getpid()),
-            generator=torch.Generator(),  # else iter() draws from the global one
-        )
-        try:
-            for batch in loader:
-                if isinstance(batch, SampleError):
-                    raise batch
-                yield batch
-        except (RuntimeError, ConnectionError, EOFError) as e:
-            why = e
-            if not isinstance(e, RuntimeError):  # to a worker that is gone: torch says so a moment later, by a signal
-                try:
-                    time.sleep(1)
-                except RuntimeError as late:
-                    why = late
-            if stopped := killed_worker(why):
-                raise stopped from e
-            raise
+        if self._passes is None or self._left:  # else a pass that was broken off would go on here
+            self.close()
+            self._passes = self._load(batch for _ in itertools.count() for batch in self.sampler.once())
+        self._left = self.sampler.batches_once
+        while self._left:
+            batch = next(self._passes)
+            self._left -= 1
+            yield batch
+
+    def close(self) -> None:
+        """Stop the workers that `once` keeps."""
+        if self._passes is not None:
+            self._passes.close()
+        self._passes, self._left = None, 0
+
+    def _load(self, batches: Iterator[tuple[int, np.ndarray]]) -> Generator[Batch, None, None]:
+        reader = _Reader(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
+        requests = ((epoch, self.samples(positions)) for epoch, positions in batches)
+        if self.num_workers == 0:
+            return (self._finished(reader.read(epoch, indices)) for epoch, indices in requests)
+        pin = self.device.type == "cuda"
+        return workers.load(reader, requests, self._finished, self.num_workers, self.prefetch, pin)
+
+    def _finished(self, batch: Batch) -> Batch:
+        """The batch on the run's device, and what is done to it there."""
+        if self._as_read or batch.data is None:
+            return batch
+        data = to_device(batch.data, self.device)
+        return batch._replace(data=data if self.finish is None else self.finish(data))
+
+    def _check_options(self) -> None:
+        if self.prefetch < 1:
+            raise Refused(f"data_loader: prefetch is {self.prefetch}; each worker reads at least 1 batch ahead")
+        if not self.resident:
+            return
+        if self.num_workers:
+            raise Refused(
+                f"data_loader: resident data are read by no workers, and num_workers is {self.num_workers}; leave out "
+                f"one of the two"
+            )
+        for dataset in (self.dataset, self.eval_dataset):
+            if not hasattr(dataset, "to"):
+                raise Refused(
+                    f"data_loader: a {type(dataset).__name__} cannot be resident; what has `to(device)` can, as "
+                    f"ImageTensors of data_loader/data_loaders.py, images in memory. Leave out resident"
+                )
 
 
-class _Requests:
-    """A sampler over an iterator that may have no end."""
-
-    def __init__(self, requests: Iterator[tuple[int, np.ndarray]]) -> None:
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return self.requests
-
-
-class _Fetch(Dataset[Batch | SampleError]):
+class _Reader(Dataset[Batch | SampleError]):
     """(epoch, indices) -> Batch, seeded so that it depends on nothing else: not on the worker, the rank or the past."""
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
         self.dataset, self.collate, self.seed, self.skip_bad = dataset, collate, seed, skip_bad
+        self.at_once = hasattr(dataset, "__getitems__")
 
     def __getitem__(self, request: tuple[int, np.ndarray]) -> Batch | SampleError:
         """For workers: an error that they raised would come with their traceback as its text."""
         try:
-            return self.read(request)
+            return self.read(*request)
         except SampleError as e:
             return e
 
-    def read(self, request: tuple[int, np.ndarray]) -> Batch:
-        epoch, indices = request
-        if hasattr(self.dataset, "__getitems__"):
+    def read(self, epoch: int, indices: np.ndarray) -> Batch:
+        if self.at_once:
             return self._read_at_once(epoch, indices)
         keys = keys_of(self.seed, epoch, indices)
         samples, bad = [], []
@@ -235,8 +257,11 @@ class _Fetch(Dataset[Batch | SampleError]):
         return Batch(self._getitems(epoch, indices[good]) if good.any() else None, int(good.sum()), bad)
 
     def _getitems(self, epoch: int, indices: np.ndarray) -> Any:
-        with fetching(self.seed, epoch, indices):
+        fetching((self.seed, epoch, indices))
+        try:
             data = self.dataset.__getitems__(indices)
+        finally:
+            fetching(None)
         return self.collate(data) if isinstance(data, list) else data
 
     def _unreadable(self, index: int, error: Exception) -> tuple[int, str]:
@@ -276,18 +301,3 @@ def _held_out(n: int, split: float | int) -> int:
     if split and not held_out:
         raise Refused(f"data_loader: validation_split {split} of {n} samples is none at all; give a larger one")
     return held_out
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(parent: int, _: int) -> None:
-    """A worker leaves signals, also those to the whole process group, to the main process, and never outlives it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
-            os._exit(1)  # it was killed before it could be followed

@@ -3,6 +3,7 @@
 `training=False` is how `test.py` asks for the test data. `**kwargs` hands what `BaseDataLoader` takes on to it.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
 from data_loader.base_data_loader import BaseDataLoader
-from data_loader.transforms import RandomAffine, RandomCropFlip
+from data_loader.transforms import Centre, RandomAffine, RandomCropFlip, RandomResizedCrop
 from utils.distributed import is_first_here, wait_for_all
 from utils.errors import DataError
 from utils.seed import sample_keys
+from utils.tensors import to_device
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -116,31 +118,45 @@ class ImageFolderDataLoader(BaseDataLoader):
         test_folder: str = "test",
         **kwargs,
     ):
-        from torchvision.transforms import v2  # takes seconds to import
-
-        crop = v2.RandomResizedCrop(size, scale=(min_area, 1.0))
-        train_transform = v2.Compose([v2.PILToTensor(), crop, v2.RandomHorizontalFlip()])
-        eval_transform = v2.Compose([v2.PILToTensor(), v2.Resize(round(size / 0.875)), v2.CenterCrop(size)])
         classes = class_folders(Path(data_dir, train_folder))
         samples = list_images(Path(data_dir, train_folder if training else test_folder), classes)
-        plain = ImageFiles(samples, eval_transform)
-        dataset = ImageFiles(samples, train_transform) if training else plain
+        plain = ImageFiles(samples, Centre(size))
+        dataset = ImageFiles(samples, RandomResizedCrop(size, min_area)) if training else plain
         self.classes = classes
+        normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         super().__init__(
-            dataset, batch_size, shuffle, validation_split, num_workers, collate_images, eval_dataset=plain, **kwargs
+            dataset,
+            batch_size,
+            shuffle,
+            validation_split,
+            num_workers,
+            eval_dataset=plain,
+            finish=lambda batch: (normalise(batch[0]), batch[1]),
+            **kwargs,
         )
 
 
 # --- what they are made of
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], white: float = 255) -> Tensor:
-    """[B, C, H, W] of 0 ... white -> float32 with the given mean and deviation taken as of 0 ... 1."""
-    return images.float().sub(torch.tensor(mean)[:, None, None] * white).div_(torch.tensor(std)[:, None, None] * white)
+class Normalise:
+    """[B, C, H, W] of 0 ... white -> float32 with the given mean and deviation taken as of 0 ... 1; floats in place."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], white: float = 255):
+        self.channels = [(torch.tensor(-m / s), 1 / (s * white)) for m, s in zip(mean, std, strict=True)]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.float()
+        channels = images.unbind(1) if len(self.channels) > 1 else [images]
+        for channel, (shift, scale) in zip(channels, self.channels, strict=True):
+            torch.add(shift, channel, alpha=scale, out=channel)  # one pass; to subtract and to divide are two
+        return images
 
 
 class ImageTensors(Dataset):
     """Images [N, C, H, W] as uint8 in memory, with labels [N]; a whole batch at once becomes normalised float32."""
+
+    in_memory = True
 
     def __init__(
         self,
@@ -151,22 +167,29 @@ class ImageTensors(Dataset):
         white: int = 255,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.images, self.labels = images, labels
-        self.mean, self.std, self.white, self.augment = mean, std, white, augment
+        self.tensors = [images, labels]
+        self.normalise, self.augment = Normalise(mean, std, white), augment
 
     def augmented(self, augment: Callable[[Tensor, Tensor], Tensor]) -> "ImageTensors":
         """The same images (not copied), each batch through `augment(images, keys)`."""
-        return ImageTensors(self.images, self.labels, self.mean, self.std, self.white, augment)
+        other = copy.copy(self)  # with the same list of tensors
+        other.augment = augment
+        return other
+
+    def to(self, device: torch.device) -> None:
+        """Move the images and labels, also those of the data set that this one augments."""
+        self.tensors[:] = [tensor.to(device) for tensor in self.tensors]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.tensors[0])
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-        at = torch.as_tensor(indices)
-        images = self.images.index_select(0, at)  # half the time of self.images[at]
-        if self.augment is not None:
-            images = self.augment(images, sample_keys())
-        return normalise(images, self.mean, self.std, self.white), self.labels.index_select(0, at)
+        all_images, all_labels = self.tensors
+        at = to_device(torch.from_numpy(np.asarray(indices)), all_images.device)
+        images = all_images.index_select(0, at)  # half the time of all_images[at]
+        if self.augment:
+            images = self.augment(images, to_device(sample_keys(), images.device))
+        return self.normalise(images), all_labels.index_select(0, at)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = self.__getitems__([index])
@@ -184,14 +207,9 @@ class ImageFiles(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.samples[index]
-        with Image.open(path) as file:
-            return self.transform(ImageOps.exif_transpose(file).convert("RGB")), label
-
-
-def collate_images(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Samples (uint8 [3, H, W], class) -> the normalised batch."""
-    images, labels = default_collate(samples)
-    return normalise(images, IMAGENET_MEAN, IMAGENET_STD), labels
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return self.transform(image if image.mode == "RGB" else image.convert("RGB")), label
 
 
 def read_digits(training: bool) -> tuple[Tensor, Tensor]:
@@ -233,7 +251,7 @@ def read_cifar10(data_dir: str, training: bool) -> tuple[Tensor, Tensor]:
         download(CIFAR10, data_dir, f"{CIFAR10.filename} (unpacked) into {Path(data_dir).resolve()}")
     wait_for_all()
     dataset = CIFAR10(data_dir, train=training)
-    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2), torch.tensor(dataset.targets)
+    return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
 
 
 def download(dataset: Callable[..., object], data_dir: str, what: str) -> None:

@@ -1,13 +1,15 @@
 """Which samples each optimizer step takes: a pure function of (seed, epoch, step), for any number of ranks."""
 
 from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from utils.seed import hash64, mix
 
 ROUNDS = 8  # with 6, some orders of 4 or 5 samples come up more often than others
-BLOCK = 4096  # positions permuted at once: below some 1,000, NumPy's overhead per call dominates
+BLOCK = 16384  # positions permuted at once, in 0.2 ms and 0.5 MB; of fewer, NumPy's overhead per call is the most
 
 
 class Permutation:
@@ -21,24 +23,31 @@ class Permutation:
         self.n = n
         bits = max((n - 1).bit_length(), 6)  # fewer mix badly
         constants = hash64(np.uint64(key) + np.arange(2 * ROUNDS, dtype=np.uint64))
-        self.mask = np.uint64(2**bits - 1)
-        self.shift = np.uint64((bits + 1) // 2)
-        self.multipliers = constants[:ROUNDS] | np.uint64(1)
-        self.addends = constants[ROUNDS:]
+        # Each result depends on the lowest `bits` bits of what it is made of: half the width is twice as fast
+        self.dtype = np.uint32 if bits <= 32 else np.uint64
+        self.mask, self.shift = self.dtype(2**bits - 1), self.dtype((bits + 1) // 2)
+        self.multipliers = (constants[:ROUNDS] | np.uint64(1)).astype(self.dtype)
+        self.addends = constants[ROUNDS:].astype(self.dtype)
 
     def __call__(self, positions: np.ndarray) -> np.ndarray:
         """The sample at each position: int64 [B] -> int64 [B]."""
-        x = self._mix(positions.astype(np.uint64))
-        while (outside := x >= self.n).any():
-            x[outside] = self._mix(x[outside])
+        x: Any = positions.astype(self.dtype)
+        self._mix(x)
+        outside = np.flatnonzero(x >= self.n)
+        while len(outside):
+            again = x[outside]
+            self._mix(again)
+            x[outside] = again
+            outside = outside[again >= self.n]
         return x.astype(np.int64)
 
-    def _mix(self, x: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            for multiplier, addend in zip(self.multipliers, self.addends, strict=True):
-                x = (x * multiplier + addend) & self.mask
-                x ^= x >> self.shift
-        return x
+    def _mix(self, x: np.ndarray) -> None:
+        """In place."""
+        for multiplier, addend in zip(self.multipliers, self.addends, strict=True):
+            x *= multiplier
+            x += addend
+            x &= self.mask
+            x ^= x >> self.shift
 
 
 class StepSampler:
@@ -87,6 +96,11 @@ class StepSampler:
             if len(samples):
                 yield 0, samples
 
+    @property
+    def batches_once(self) -> int:
+        """The number of batches in one pass of this rank."""
+        return sum(self.size(k) > self.rank for k in range(self.steps_per_epoch))
+
     def _cut(self, k: int) -> int:
         return k * self.n // self.cuts
 
@@ -97,9 +111,9 @@ class StepSampler:
             order = Permutation(self.n, mix(self.seed, epoch)) if self.shuffle else np.asarray
             while k < self.steps_per_epoch:
                 end = min(k + block, self.steps_per_epoch)
-                first = self._cut(k)
-                samples = order(np.arange(first, self._cut(end)))
-                for j in range(k, end):
-                    yield epoch, samples[self._cut(j) - first : self._cut(j + 1) - first]
+                cuts = [self._cut(j) for j in range(k, end + 1)]
+                samples = order(np.arange(cuts[0], cuts[-1]))
+                for start, stop in pairwise(cuts):
+                    yield epoch, samples[start - cuts[0] : stop - cuts[0]]
                 k = end
             epoch, k = epoch + 1, 0

@@ -1,13 +1,16 @@
-"""Augmentations of whole batches on the CPU: `transform(images, keys) -> images`.
+"""Augmentations. What is random comes from the sample's key alone (see `utils.seed`): not from its batch or its worker.
 
-`images` are [B, C, H, W]; `keys` [B] are those of the samples (see `utils.seed`). All that is random comes from the
-keys, so what happens to a sample depends neither on its batch nor on the number of workers.
+Of whole batches, on any device: `transform(images [B, C, H, W], keys [B]) -> images`; false if it changes nothing.
+Of one image, after seeding with its key: `transform(image) -> uint8 [3, H, W]`.
 """
 
-from math import pi
+import math
+import random
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from utils.seed import uniform
@@ -23,13 +26,14 @@ class RandomAffine:
     def __init__(self, rotate: float = 0.0, shift: float = 0.0, scale: float = 0.0, shear: float = 0.0):
         self.rotate, self.shift, self.scale, self.shear = rotate, shift, scale, shear
 
+    def __bool__(self) -> bool:
+        return bool(self.rotate or self.shift or self.scale or self.shear)
+
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
-        if not (self.rotate or self.shift or self.scale or self.shear):
-            return images
         height, width = images.shape[-2:]
         draw = 2 * uniform(keys, 5) - 1  # [-1, 1)
-        angle = draw[:, 0] * self.rotate * pi / 180
-        shear = torch.tan(draw[:, 1] * self.shear * pi / 180)
+        angle = draw[:, 0] * self.rotate * math.pi / 180
+        shear = torch.tan(draw[:, 1] * self.shear * math.pi / 180)
         zoom = (1 + self.scale) ** draw[:, 2]
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
         theta = images.new_zeros(len(images), 2, 3, dtype=torch.float32)  # output position -> input position, [-1, 1]
@@ -47,21 +51,75 @@ class RandomCropFlip:
     def __init__(self, crop: int = 0, flip: bool = False):
         self.crop, self.flip = crop, flip
 
+    def __bool__(self) -> bool:
+        return bool(self.crop or self.flip)
+
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         draw = uniform(keys, 3)
         steps = 2 * self.crop + 1
         shift = (draw[:, :2] * steps).long().clamp(max=steps - 1) - self.crop  # the product may round up to `steps`
-        rows = mirror(torch.arange(height) + shift[:, :1], height)
-        columns = mirror(torch.arange(width) + shift[:, 1:], width)
+        rows = mirror(torch.arange(height, device=images.device) + shift[:, :1], height)
+        columns = mirror(torch.arange(width, device=images.device) + shift[:, 1:], width)
         if self.flip:
             columns = torch.where(draw[:, 2:] < 0.5, columns.flip(1), columns)
-        batch = torch.arange(len(images))[:, None, None]
-        return images[batch, :, rows[:, :, None], columns[:, None, :]].permute(
-            0, 3, 1, 2
-        )  # [B, H, W, C] -> [B, C, H, W]
+        batch = torch.arange(len(images), device=images.device)[:, None, None]
+        cut = images[batch, :, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+        return cut.permute(0, 3, 1, 2).contiguous()
 
 
 def mirror(index: Tensor, size: int) -> Tensor:
     """Positions beside 0 ... size - 1, back into it by mirroring at the first and the last."""
     return size - 1 - (size - 1 - index.abs()).abs()
+
+
+class RandomResizedCrop:
+    """A part of the image, at least `min_area` of it and 3:4 to 4:3 in shape, at `size`; one in two is mirrored.
+
+    Szegedy et al., Going Deeper with Convolutions, 2015; drawn as torchvision does.
+    """
+
+    def __init__(self, size: int, min_area: float = 0.08):
+        self.size, self.min_area = size, min_area
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        part = resize(pixels(image.crop(self._box(*image.size))), self.size, self.size)
+        return part.flip(2) if random.random() < 0.5 else part
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """left, top, right, bottom"""
+        for _ in range(10):
+            area = width * height * random.uniform(self.min_area, 1)
+            shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = random.randint(0, width - w), random.randint(0, height - h)
+                return left, top, left + w, top + h
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the middle
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+class Centre:
+    """The middle of the image, whose short side is first made `size / 0.875` long."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        short = round(self.size / 0.875)
+        width, height = (side * short // min(image.size) for side in image.size)
+        whole = resize(pixels(image), height, width)
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        return whole[:, top : top + self.size, left : left + self.size]
+
+
+def pixels(image: Image.Image) -> Tensor:
+    """uint8 [3, H, W]"""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    if image.shape[1:] == (height, width):
+        return image
+    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]

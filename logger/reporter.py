@@ -85,15 +85,16 @@ class Reporter:
 
     def train_point(self, step: int, values: Mapping[str, float]) -> None:
         """Write a point of training, and tell speed and time left: not in metrics.jsonl, since no run repeats them."""
-        self.values("train", step, values)
         now = time.perf_counter()
         samples, seconds = self._samples, now - self._since
         self._epoch_samples += samples
         self._epoch_seconds += seconds
         self._since, self._samples = now, 0
+        speed = {"samples_per_s": samples / max(seconds, 1e-9)}
         for writer in self.writers:
-            if isinstance(writer, TensorBoard):
-                writer.scalars(step, self.epoch(step), "train", {"samples_per_s": samples / max(seconds, 1e-9)})
+            writer.scalars(
+                step, self.epoch(step), "train", {**values, **speed} if isinstance(writer, TensorBoard) else values
+            )
         self.progress.values([*self._speed(step, samples, seconds)[::-1], *as_text(values)])
         if step % self.steps_per_epoch:  # else the line of the epoch follows
             self._tell(log.debug, f"  step {self._step_of(step)}", values, *self._speed(step, samples, seconds))

@@ -55,3 +55,12 @@ def test_reading_a_config_needs_no_torch(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+
+
+def test_importing_torch_leaves_garbage_collection_on() -> None:
+    """And what torch consists of out of it: it is looked through neither then nor at the end."""
+    code = "import gc; from utils import config; config._import_torch(); print(gc.isenabled(), gc.get_freeze_count())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    enabled, frozen = done.stdout.split()
+    assert enabled == "True"
+    assert int(frozen) > 100_000

@@ -48,6 +48,7 @@ tensorboard() {
 # What `describe` says, in Korean
 WORDS = {
     r"a list, each entry a part": "부품의 목록",
+    r"a list, each entry a text": "문자열의 목록",
     r"a part, or several by name": "부품, 또는 이름별로 여럿",
     r"a part": "부품",
     r"a mapping": "매핑",

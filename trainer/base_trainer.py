@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from logger.logger import log
 from logger.reporter import Reporter
-from trainer import state
-from trainer.batches import note_skipped, to_device
+from trainer import compiling, state
+from trainer.batches import note_skipped
+from trainer.clock import Clock
+from trainer.compiling import Compiler
 from trainer.finite import Finite, NonFinite
 from trainer.metrics import Monitor, Sums, check_over_ranks, is_object, means, name_of
 from trainer.optim import Schedule, total_steps
@@ -22,6 +24,7 @@ from utils import distributed
 from utils.errors import Interrupted, Stopped, killed_worker
 from utils.run import Run, StopSignal
 from utils.seed import mix, seed_all
+from utils.tensors import to_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,11 +54,17 @@ class BaseTrainer:
     ) -> None:
         self.config, self.options, self.seed = config, config.run.trainer, config.run.seed
         self.device, self.rank, self.world = device, distributed.rank(), distributed.world()
+        self.sharded = self.options.parallel == "fsdp" and self.world > 1
         model = model.to(device)
-        self.model: Any = self.wrap(distributed.sync_batchnorm(model, device) if self.options.sync_batchnorm else model)
+        self.compiler = Compiler(self.options.compile)
+        self.compiler.model(model)
+        if self.options.sync_batchnorm and not self.sharded:
+            model = distributed.sync_batchnorm(model, device)
+        self.model: Any = model if self.sharded else self.wrap(model)
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self.metrics = [m.to(device) if hasattr(m, "to") else m for m in metrics]
         check_over_ranks(self.metrics)
+        self._functions = {name_of(m): m for m in self.metrics if not is_object(m)}
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
         self._scaled = self.options.precision == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
@@ -74,6 +83,7 @@ class BaseTrainer:
         self.run = run
         self.saving: Saving | None = None  # from open() on
         self.finite = Finite(device)
+        self.clock = Clock(device)
         self.reporter = Reporter(
             self.options.verbosity if self.rank == 0 else 0,
             self.options.tensorboard,
@@ -81,13 +91,17 @@ class BaseTrainer:
             self.steps_per_epoch,
         )
         self.signal = StopSignal()
-        self.gradients: Any = distributed.Gradients(self.model, even=not self.options.skip_bad_samples)
-        self.buffers = distributed.Buffers(state.unwrap(self.model))
         if self.options.exact_ranks:
-            self.gradients = distributed.ExactGradients(self.model)
-            self.buffers.averaged = []
+            self.gradients: Any = distributed.ExactGradients(self.model)
+        elif self.sharded:
+            from trainer.fsdp import ShardedGradients  # takes half a second to import
+
+            self.gradients = ShardedGradients(self.model)
+        else:
+            self.gradients = distributed.Gradients(self.model, even=not self.options.skip_bad_samples)
+        self.buffers = distributed.Buffers(state.unwrap(self.model), self.gradients.statistics)
         self._vote = distributed.Vote()  # on the signal to stop by
-        self._sums = self.window  # where record() adds: the window, or the sums of a validation
+        self._recorded: list[tuple[str, Tensor]] = []  # of the current micro-batch
         self._size = 0  # samples of the current micro-batch on this rank
         self._step_size = 0  # samples of the current step over all ranks
         self._calls = 0  # of optimize() in the current step
@@ -122,25 +136,35 @@ class BaseTrainer:
             seed_all(mix(self.seed, self.step, self.rank + batch.shard * self.world, self._calls))
             with self.gradients.backward(last=i == len(batches) - 1):
                 with self.autocast():
-                    loss = loss_of(batch.data)
+                    loss = self.compiler.step(loss_of)(batch.data)
+                self._add_recorded(self.window)
                 self.finite.check(self.step, "loss", loss)
-                distributed.beat(f"the backward pass of step {self.step + 1}", self.step, 1, self._calls, i)
+                self.clock.mark("forward")
+                distributed.beat("the backward pass of step {step}", self.step, 1, self._calls, i)
                 share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
                 (self.scaler.scale(loss) if self._scaled else loss).backward()
         self.gradients.finish(parameters)
+        self.clock.mark("backward")
         if self._scaled:
             self.scaler.unscale_(optimizer)
-        self._clip([p for p in parameters if p.grad is not None])
+        self._clip(parameters)
         if self._scaled:
             self.scaler.step(optimizer)
             self.scaler.update()
         else:
             optimizer.step()
+        self.clock.mark("optimizer")
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         """Scale the gradients down to `clip_grad_norm` over all parameters, and check that they are finite."""
         limit = self.options.clip_grad_norm
+        if self.sharded:
+            total = self.gradients.clip(parameters, limit)
+            self.finite.check(self.step, "gradient", total)
+            if self.device.type == "cpu" and not total.isfinite():  # the same on all ranks
+                self.finite.now()
+            return
         gradients = [p.grad for p in parameters if p.grad is not None]
         if self.device.type == "cpu":  # where looking costs nothing, and mostly saves the work
             norm = math.hypot(*(n.item() for n in torch._foreach_norm(gradients))) if gradients else 0.0
@@ -158,17 +182,21 @@ class BaseTrainer:
 
     def record(self, **values: Tensor) -> None:
         """Note values of the current micro-batch: one per sample [B], or the mean over the batch []."""
-        for name, value in values.items():
-            self._sums.add(name, value, self._size)
+        self._recorded += values.items()
 
-    @torch.no_grad()
     def record_metrics(self, output: Any, target: Any) -> None:
         """Note the metrics of the config for the current micro-batch; those that are objects only in validation."""
-        for metric in self.metrics:
-            if not is_object(metric):
-                self._sums.add(name_of(metric), metric(output, target), self._size)
-            elif not self.model.training:
-                metric.update(output, target)
+        with torch.no_grad():
+            for name, function in self._functions.items():
+                self._recorded.append((name, function(output, target)))
+            if not self.model.training:
+                for metric in filter(is_object, self.metrics):
+                    metric.update(output, target)
+
+    def _add_recorded(self, sums: Sums) -> None:
+        for name, value in self._recorded:
+            sums.add(name, value, self._size)
+        self._recorded.clear()
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -202,6 +230,8 @@ class BaseTrainer:
         self.signal.install()
         self.model.train()
         self.reporter.start(self.step)
+        self.compiler.start()
+        self.clock.start()
         stream = self.data_loader.stream(self.step)
         try:
             while True:
@@ -210,9 +240,12 @@ class BaseTrainer:
                 if self.closed < self.step:
                     self._close_step()
                 self._interrupted = self._interrupted or self._asked_to_stop()
-                if self.saving is not None and self.saving.due(ending=self.finished or self._interrupted):
+                ending = self._interrupted or self.finished
+                if self.saving is not None and self.saving.due(ending):
+                    self.clock.mark("other")
                     self.saving.save()
-                if self.finished or self._interrupted:
+                    self.clock.mark("checkpoints")
+                if ending:
                     break
                 self._one_step(stream)
             self._end()
@@ -224,12 +257,14 @@ class BaseTrainer:
             self._note(e)
             raise
         except RuntimeError as e:  # of a worker that dies, torch tells wherever the main process just is
-            if (killed := killed_worker(e)) is not None:
-                self._note(killed)
-                raise killed from e
+            if (cause := killed_worker(e) or compiling.failed(e)) is not None:
+                self._note(cause)
+                raise cause from e
             raise
         finally:
             stream.close()
+            if self.valid_data_loader is not None:
+                self.valid_data_loader.close()
             if self.saving is not None:
                 self.saving.wait()
 
@@ -239,22 +274,29 @@ class BaseTrainer:
 
     def _asked_to_stop(self) -> bool:
         """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
-        self.signal.number = max(self.signal.number, vote := self._vote(self.signal.number))
-        return vote > 0
+        if self.world > 1:
+            self.signal.number = max(self.signal.number, vote := self._vote(self.signal.number))
+            return vote > 0
+        return self.signal.number > 0
 
     def _one_step(self, stream: Iterator[Any]) -> None:
-        distributed.beat(f"reading the samples of step {self.step + 1}", self.step)
+        end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
+        log_due = (self.step + 1) % self.options.log_steps == 0 or end_of_epoch or self.step + 1 == self.max_steps
+        distributed.beat("reading the samples of step {step}", self.step)
+        self.clock.mark("other")
         batches = self._next_batches(stream)
-        distributed.beat(f"computing step {self.step + 1}", self.step, 1)
+        self.clock.mark("data")
+        if log_due:
+            self.clock.look_closer()
+        distributed.beat("computing step {step}", self.step, 1)
         if self.step == 0 and batches:
             self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
         self._calls = 0
         if self._step_size:  # else every sample of it was bad
             self.train_step(batches)
-        self.buffers.sync()
-        distributed.beat(f"what follows step {self.step + 1}", self.step, 2)
-        end_of_epoch = (self.step + 1) % self.steps_per_epoch == 0
-        log_due = (self.step + 1) % self.options.log_steps == 0 or end_of_epoch or self.step + 1 == self.max_steps
+        if self.world > 1:
+            self.buffers.sync()
+        distributed.beat("what follows step {step}", self.step, 2)
         rates = self.learning_rates() if log_due else {}  # of this step, before the schedules go on
         for schedule in self.schedules():
             schedule.after_step(end_of_epoch)
@@ -263,8 +305,12 @@ class BaseTrainer:
                 callback.after_step(self)
         self.step += 1
         self.reporter.step(self._step_size)
+        if self.compiler.what:
+            self.compiler.tell(f"step {self.step}")
         if log_due:
+            self.clock.mark("other")
             self._log_point(rates)
+            self.clock.mark("logging")
 
     def _next_batches(self, stream: Iterator[Any]) -> list[Any]:
         """The micro-batches of the next step, on the device."""
@@ -276,11 +322,7 @@ class BaseTrainer:
             self._step_size = int(size)
             if n_bad:
                 self._note_skipped(bad)
-        return [
-            batch._replace(shard=i, data=to_device(batch.data, self.device))
-            for i, batch in enumerate(batches)
-            if batch.size
-        ]
+        return [batch._replace(shard=i) if i else batch for i, batch in enumerate(batches) if batch.size]
 
     def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
         of_all = [sample for of_rank in distributed.gather(bad) for sample in of_rank]
@@ -290,6 +332,7 @@ class BaseTrainer:
         """Write the means since the last log point. Waits for the device, as nothing else between two of them does."""
         self.finite.now()
         sums = self.window.read()
+        self.clock.waited()
         self.window.clear()
         self.epoch_sums.merge(sums)
         self.reporter.train_point(self.step, means(sums) | rates)
@@ -302,9 +345,16 @@ class BaseTrainer:
     def _close_step(self) -> None:
         """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
         end_of_epoch = self.step % self.steps_per_epoch == 0
+        valid_due = self._valid_due()
+        if not end_of_epoch and not valid_due:
+            self.closed = self.step
+            return
         values: dict[str, float] = {}
-        if self._valid_due():
+        if valid_due:
+            self.clock.mark("other")
             valid = self.evaluate(self.valid_data_loader, "validation")
+            self.clock.mark("validation")
+            self.compiler.tell(f"the validation after step {self.step}")
             if valid is None:
                 return
             self.reporter.values("valid", self.step, valid)
@@ -325,8 +375,7 @@ class BaseTrainer:
                 if hasattr(callback, "after_epoch"):
                     callback.after_epoch(self, values)
         self.closed = self.step
-        if end_of_epoch or values:
-            self.reporter.start_epoch(self.step)
+        self.reporter.start_epoch(self.step)
 
     def _watched(self, values: dict[str, float], end_of_epoch: bool) -> float | None:
         """The value that `monitor` names, where this step yields it."""
@@ -340,47 +389,66 @@ class BaseTrainer:
             raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
         return None
 
-    @torch.inference_mode()
     def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
         """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
-        self._sums = sums = Sums()
+        sums = Sums()
         self.reporter.progress.start(label, loader.steps_per_epoch)
         self.model.eval()
-        objects = [metric for metric in self.metrics if is_object(metric)]
         try:
             with contextlib.ExitStack() as stack:
+                # Weights that a sharded model first puts together in inference mode could not be trained
+                stack.enter_context(torch.no_grad() if self.sharded else torch.inference_mode())
                 for callback in self.callbacks:
                     if hasattr(callback, "during_eval"):
                         stack.enter_context(callback.during_eval(self))
-                for metric in objects:
+                for metric in filter(is_object, self.metrics):
                     metric.reset()
-                batches, bad = loader.once(), list[tuple[int, str]]()
+                batches, bad = loader.once(keep=True), list[tuple[int, str]]()
+                lacking = self.sharded and loader.sampler.n // loader.sampler.cuts < self.world
                 for i in range(loader.steps_per_epoch):
                     distributed.beat(f"batch {i + 1} of the {label} after step {self.step}", self.step, -1, i)
                     batch = next(batches, None)
                     bad += batch.bad if batch is not None else []
+                    of_main = distributed.from_main(batch) if lacking else None
                     if batch is not None and batch.size:  # a small last batch may leave a rank without a sample
                         self._size = batch.size
                         seed_all(mix(self.seed, self.step, self.rank + i * self.world, 0))
                         with self.autocast():
-                            self.eval_step(to_device(batch.data, self.device))
+                            self.compiler.step(self.eval_step)(batch.data)
+                        self._add_recorded(sums)
+                    elif of_main is not None:
+                        self._lend(of_main.data)
                     self.reporter.progress.step()
                     if self._asked_to_stop():
                         self._interrupted = True
                         return None
                 if self.options.skip_bad_samples:
                     self._note_skipped(bad)
-                return sums.means() | {name_of(metric): float(metric.compute()) for metric in objects}
+                return sums.means() | {
+                    name_of(metric): float(metric.compute()) for metric in filter(is_object, self.metrics)
+                }
         finally:
-            self._sums = self.window
+            if self.sharded:
+                self.gradients.reshard()
+            self._recorded.clear()
             self.model.train()
             self.reporter.progress.stop()
+
+    def _lend(self, data: Any) -> None:
+        """Compute what another rank does, which needs this one's part of the weights; nothing of it counts."""
+        self.metrics, metrics = [], self.metrics
+        with self.autocast():
+            self.compiler.step(self.eval_step)(to_device(data, self.device))
+        self.metrics = metrics
+        self._recorded.clear()
 
     def _end(self) -> None:
         """The last checkpoint is on the disk, or this raises Stopped."""
         self._vote.close()  # no rank may leave in the middle of it
         if self.saving is not None:
             self.saving.finish()
+        self.clock.mark("checkpoints")
+        log.info(self.clock)
         again = f"python train.py -r {self.run}"
         if not self.finished:
             told = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: {again}"

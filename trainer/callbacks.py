@@ -37,7 +37,7 @@ class EMA:
         if averages and averages[0].device != trainer.device:
             self.average = {name: average.to(trainer.device) for name, average in self.average.items()}
             averages = [self.average[name] for name in weights]
-        torch._foreach_lerp_(averages, list(weights.values()), 1 - decay)
+        torch._foreach_lerp_([_mine(t) for t in averages], [_mine(t) for t in weights.values()], 1 - decay)
 
     @contextmanager
     def during_eval(self, trainer: Any) -> Iterator[None]:
@@ -65,6 +65,11 @@ class EMA:
         """Parameters and floating-point buffers (BatchNorm's statistics)."""
         state = unwrap(trainer.model).state_dict()
         return {name: value for name, value in state.items() if value.is_floating_point()}
+
+
+def _mine(tensor: Any) -> torch.Tensor:
+    """This rank's part of a tensor, where the model is sharded."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class GeneratedImages:

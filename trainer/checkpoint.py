@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from utils.errors import Refused, Stopped
 from utils.run import BEST, sync_folder
 
 FORMAT = 1
+SHARDS = "shards"  # what a sharded checkpoint says of the folder beside it (trainer/shards.py)
+PIECE = 2**18  # numbers of a tensor that are copied at a time: so few that they are still in the cache
 PLAIN = (bool, int, float, str, bytes, type(None))
 PROGRESS: dict[str, Any] = {  # what every checkpoint holds besides the states of the trainer's parts
     "format": int,
@@ -76,6 +79,7 @@ class Checkpoints:
         self.folder, self.keep_last = folder, keep_last
         self.bytes_needed = 0  # size of one checkpoint: of the state that was last to be saved
         self._buffers: dict[str, torch.Tensor] = {}
+        self._sums: list[torch.Tensor] | None = None  # of what is being copied, where those are wanted
         self._thread: threading.Thread | None = None
         self._error: str | None = None
         self._owed_best: Mapping[str, Any] | None = None  # a best state that could not be written yet
@@ -84,10 +88,16 @@ class Checkpoints:
         """The checkpoints, newest first."""
         return [path for path in checkpoints(self.folder) if path.is_file()]
 
-    def save(self, state: Mapping[str, Any], best: bool) -> None:
-        """Write the state as the checkpoint of its step, and as the best if it is; `wait` first."""
+    def save(self, state: Mapping[str, Any], best: bool, suspect: Callable[[], None] | None = None) -> None:
+        """Write the state as the checkpoint of its step, and as the best if it is; `wait` first.
+
+        suspect: called before anything is written where some number of the state is not finite; may raise.
+        """
         assert self._thread is None, "wait() before the next save()"
+        self._sums = None if suspect is None else []
         snapshot = self._copy(state, "state")
+        if suspect is not None and self._sums and not torch.stack(self._sums).isfinite().all():
+            suspect()
         self.bytes_needed = sum(t.numel() * t.element_size() for t in self._buffers.values())
         jobs = [(snapshot, [name_of(state["step"]), *[BEST] * best])]
         if self._owed_best is not None and not best:
@@ -119,11 +129,16 @@ class Checkpoints:
     def _copy(self, value: Any, at: str) -> Any:
         """A copy of the state in kept host memory; plain types only, so that `weights_only=True` can load it."""
         if isinstance(value, torch.Tensor):
+            if value.is_meta:
+                return value
             value = value.detach()
             buffer = self._buffers.get(at)
             if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
                 buffer = self._buffers[at] = torch.empty_like(value, device="cpu", memory_format=torch.preserve_format)
-            return buffer.copy_(value)
+            if self._sums is None or not value.is_floating_point():
+                return buffer.copy_(value)
+            self._sums += _copy_and_sum(value, buffer)
+            return buffer
         if isinstance(value, Mapping):
             return {k: self._copy(v, f"{at}.{k}") for k, v in value.items()}
         if isinstance(value, (list, tuple)):
@@ -141,7 +156,7 @@ class Checkpoints:
             try:
                 self._write(state, names)
             except Exception as e:
-                self._error = _reason(e)
+                self._error = reason(e)
                 if BEST in names:
                     self._owed_best = state
                     self._buffers = {}  # the next save must not copy over it
@@ -154,12 +169,7 @@ class Checkpoints:
         temporaries = [self.folder / f".tmp-{name}" for name in names]
         try:
             self.folder.mkdir(exist_ok=True)
-            # to an open file: handed a path, torch.save writes from many threads and slows the loop down
-            with open(temporaries[0], "wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            verify(temporaries[0])
+            _write_file(state, temporaries[0])
             for name in state.get("logs", ()):  # what the checkpoint says is in them must outlive a power cut, too
                 with contextlib.suppress(OSError):
                     sync_file(self.folder.parent / name)
@@ -171,6 +181,7 @@ class Checkpoints:
             sync_folder(self.folder)
             for old in self.newest()[self.keep_last :]:
                 old.unlink()
+            remove_unused(self.folder)
         except BaseException:
             for temporary in temporaries:
                 with contextlib.suppress(OSError):
@@ -178,10 +189,58 @@ class Checkpoints:
             raise
 
 
+def _copy_and_sum(value: torch.Tensor, to: torch.Tensor) -> list[torch.Tensor]:
+    """Copy; the sums of its pieces, each not finite if a number in it is not. Costs a third of a pass of its own, for
+    a piece that was just copied is still in the cache."""
+    if value.dim() == 0 or value.numel() <= PIECE:
+        return [to.copy_(value).sum(dtype=torch.float32)]
+    rows = max(1, PIECE * len(value) // value.numel())
+    pieces = zip(to.split(rows), value.split(rows), strict=True)
+    return [there.copy_(here).sum(dtype=torch.float32) for there, here in pieces]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left unfinished; only for who holds the run's lock."""
     for path in folder.glob(".tmp-*"):
-        path.unlink()
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    remove_unused(folder)
+
+
+def remove_unused(folder: Path) -> None:
+    """Delete the shards, also half-written ones, that no checkpoint refers to, nor one that was set aside."""
+    if not (found := list(folder.glob("*.shards"))):
+        return
+    used = set[str]()
+    for path in folder.glob("*.pth*"):
+        try:
+            used.add(torch.load(path, map_location="cpu", weights_only=True, mmap=True)[SHARDS]["folder"])
+        except KeyError:
+            continue  # a plain one
+        except Exception:  # a damaged one: its folder has the name of its step
+            used |= {shards.name for shards in found if shards.name.startswith(path.name.split(".")[0])}
+    for path in found:
+        if path.name not in used:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint, whole or not at all, in place of what has that name."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        _write_file(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _write_file(state: Mapping[str, Any], path: Path) -> None:
+    # to an open file: handed a path, torch.save writes from many threads and slows the loop down
+    with open(path, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    verify(path)
 
 
 def sync_file(path: Path) -> None:
@@ -198,7 +257,7 @@ def _copy_file(path: Path, to: Path) -> None:
         sync_file(to)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Why a save failed, for people. torch turns what the disk says into an error about its own file format."""
     cause: BaseException | None = error
     while cause is not None:
@@ -233,8 +292,39 @@ def verify(path: Path) -> None:
         raise BrokenCheckpoint("it is empty")
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The state in a checkpoint, on the CPU; raises BrokenCheckpoint, saying why, if it is not sound."""
+def damaged(folder: Path, files: Mapping[str, list[int]]) -> str | None:
+    """What is wrong with files of known length and checksum, {name: [bytes, CRC-32]}; None where nothing is."""
+    for name, (size, told) in files.items():
+        if Path(name).name != name or not (folder / name).is_file():
+            return f"{folder.name}/{name} is missing"
+        crc = 0
+        try:
+            with open(folder / name, "rb") as file:
+                while block := file.read(2**20):
+                    crc = zlib.crc32(block, crc)
+                if (file.tell(), crc) != (size, told):
+                    return f"{folder.name}/{name} is damaged or cut off"
+        except OSError as e:
+            return f"{folder.name}/{name} cannot be read: {e.strerror}"
+    return None
+
+
+def _verify_shards(folder: Path, told: Any) -> None:
+    """Raise BrokenCheckpoint unless the shards that a checkpoint in this folder tells of are whole."""
+    try:
+        name, files = told["folder"], told["files"]
+        why = damaged(folder / name, files) if Path(name).name == name else f"its shards lie elsewhere: {name}"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        why = "what it says of its shards makes no sense"
+    if why:
+        raise BrokenCheckpoint(why)
+
+
+def load(path: Path, look: bool = True) -> dict[str, Any]:
+    """The state in a checkpoint, on the CPU; raises BrokenCheckpoint, saying why, if it is not sound.
+
+    Of a sharded one the tensors are on `meta`; trainer/shards.py reads the shards, whose checksums this looks at.
+    """
     if not path.is_file():
         raise BrokenCheckpoint("it is not a file" if path.exists() else "it does not exist")
     verify(path)
@@ -252,6 +342,8 @@ def load(path: Path) -> dict[str, Any]:
         raise BrokenCheckpoint(f"it has no usable {', '.join(wrong)}")
     if step_of(path) not in (-1, state["step"]):
         raise BrokenCheckpoint(f"it is named for another step than {state['step']}, which it holds")
+    if SHARDS in state and look:
+        _verify_shards(path.parent, state[SHARDS])
     best_step = state.get("monitor", {}).get("best_step", state["step"])
     if path.name == BEST and best_step != state["step"]:
         raise BrokenCheckpoint(f"it holds step {state['step']}, and the best is step {best_step}")

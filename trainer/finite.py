@@ -40,9 +40,7 @@ class Finite:
             seen = zip(self._unseen, values, strict=True)
             found = [(step, what, value) for (step, what, _), value in seen if not math.isfinite(value)]
             self._unseen.clear()
-        first = min([f for of_rank in distributed.gather(found[:1]) for f in of_rank], default=None, key=lambda f: f[0])
-        if first is not None:
-            raise NonFinite(*first)
+        _raise_first(found)
 
     def forget(self) -> None:
         self._unseen.clear()
@@ -55,10 +53,20 @@ class Finite:
             for p, kept in optimizer.state.items():
                 values |= {f"optimizer's {key} of {names.get(p, 'a weight')}": value for key, value in kept.items()}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
+        tensors = {k: v.to_local() if hasattr(v, "to_local") else v for k, v in tensors.items()}  # this rank's part
+        found = []
         for device in {v.device for v in tensors.values()}:
             here = {k: v for k, v in tensors.items() if v.device == device}
             norms = torch.stack([n.double() for n in torch._foreach_norm(list(here.values()))]).tolist()
             for (what, value), norm in zip(here.items(), norms, strict=True):
                 # A norm may overflow where no value has; to look at each value takes thirty times as long
                 if not math.isfinite(norm) and not value.isfinite().all():
-                    raise NonFinite(step, what, "not finite")
+                    found.append((step, what, "not finite"))
+        _raise_first(found)
+
+
+def _raise_first(found: Sequence[tuple[int, str, float | str]]) -> None:
+    """Raise NonFinite for what any rank found, on all ranks."""
+    first = min([f for of_rank in distributed.gather(found[:1]) for f in of_rank], default=None, key=lambda f: f[0])
+    if first is not None:
+        raise NonFinite(*first)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from utils import distributed
 from utils.errors import Refused
+from utils.tensors import to_device
 
 FOLD = 64  # values kept on the device before they are added up
 
@@ -18,6 +19,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._pending: dict[str, list[tuple[Tensor, int]]] = {}
+        self._folded: dict[str, tuple[Tensor | float, int]] = {}  # (sum on the device, samples)
         self._totals: dict[str, tuple[float, int]] = {}  # name -> (sum, samples)
 
     def add(self, name: str, value: Tensor | float, size: int) -> None:
@@ -30,7 +32,7 @@ class Sums:
                 f"[{size}], or one for the batch []"
             )
         pending = self._pending.setdefault(name, [])
-        pending.append((value.detach(), size))
+        pending.append((value.detach() if value.requires_grad else value, size))
         if len(pending) >= FOLD:
             self._fold(name)
 
@@ -38,6 +40,8 @@ class Sums:
         """(sum, samples) of each name on this rank. Waits for the device."""
         for name in list(self._pending):
             self._fold(name)
+        self.merge({name: (float(total), count) for name, (total, count) in self._folded.items()})
+        self._folded.clear()
         return dict(self._totals)
 
     def means(self) -> dict[str, float]:
@@ -46,6 +50,7 @@ class Sums:
 
     def clear(self) -> None:
         self._pending.clear()
+        self._folded.clear()
         self._totals.clear()
 
     def merge(self, other: Mapping[str, tuple[float, int]]) -> None:
@@ -64,18 +69,19 @@ class Sums:
         self._totals = {name: (total, count) for name, (total, count) in state.items()}
 
     def _fold(self, name: str) -> None:
+        """Add up what is pending, on the device."""
         pending = self._pending.pop(name)
         device = pending[0][0].device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         per_sample = [v for v, _ in pending if v.dim()]
         of_batch = [(v, size) for v, size in pending if not v.dim()]
-        total, count = 0.0, sum(size for _, size in pending)
+        total, count = self._folded.get(name, (0.0, 0))
         if per_sample:
-            total += torch.cat(per_sample).to(dtype).sum().item()
+            total = total + torch.cat(per_sample).to(dtype).sum()
         if of_batch:
-            sizes = torch.tensor([size for _, size in of_batch], dtype=dtype, device=device)
-            total += torch.stack([v for v, _ in of_batch]).to(dtype).mul_(sizes).sum().item()
-        self.merge({name: (total, count)})
+            sizes = to_device(torch.tensor([size for _, size in of_batch], dtype=dtype), device)
+            total = total + torch.stack([v for v, _ in of_batch]).to(dtype).mul_(sizes).sum()
+        self._folded[name] = total, count + sum(size for _, size in pending)
 
 
 def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:

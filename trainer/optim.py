@@ -5,10 +5,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from trainer import eager
+from trainer.adam import Adam as Adam
+from trainer.adam import AdamW as AdamW
 from utils.errors import Refused
 
 
@@ -38,6 +41,16 @@ class WarmupCosineLR(LRScheduler):
         done = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
         return [self.min_lr + (lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done)) for lr in self.base_lrs]
 
+    def step(self, epoch: int | None = None) -> None:
+        if self._step_count < 2 or epoch is not None or isinstance(self.base_lrs[0], Tensor):
+            super().step(epoch)  # which checks the order of the first calls
+            return
+        self._step_count += 1
+        self.last_epoch += 1
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
     _get_closed_form_lr = get_lr  # torch's name for it, where a schedule needs no history
 
 
@@ -45,11 +58,13 @@ def build_optimizer(config: Any, model: nn.Module) -> Any:
     """The optimizer of the config; where it names several, {submodule: optimizer}, each for that part of the model."""
     spec = config.run.optimizer
     if isinstance(spec, Mapping):
-        return {
-            name: config.build_part("optimizer", part, _trainable(model.get_submodule(name)), **_fastest(config, part))
-            for name, part in spec.items()
-        }
-    return config.build_part("optimizer", spec, _trainable(model), **_fastest(config, spec))
+        return {name: _build_optimizer(config, part, model.get_submodule(name)) for name, part in spec.items()}
+    return _build_optimizer(config, spec, model)
+
+
+def _build_optimizer(config: Any, part: Any, model: nn.Module) -> Any:
+    eager.spare(config.resolve("optimizer", part))
+    return config.build_part("optimizer", part, _trainable(model), **_fastest(config, part))
 
 
 def build_lr_scheduler(config: Any, optimizer: Any, steps_per_epoch: int) -> Any:
@@ -146,4 +161,6 @@ def _fastest(config: Any, part: Any) -> dict[str, Any]:
     """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
     parameters = inspect.signature(config.resolve("optimizer", part)).parameters
     chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
-    return {"fused": True} if "fused" in parameters and not chosen else {}
+    # Of sharded weights torch has no other kernels
+    in_parts = config.run.trainer.parallel == "fsdp" and part.type not in ("Adam", "AdamW")
+    return {"fused": True} if "fused" in parameters and not chosen and not in_parts else {}

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from logger.logger import log
-from trainer import checkpoint
+from trainer import checkpoint, state
 from trainer.finite import NonFinite
+from utils import distributed
 from utils.errors import Refused
 
 
@@ -63,7 +64,7 @@ def explain(trainer: Any, found: NonFinite) -> str:
     told, culprit = found, None
     if trainer.saving is not None:
         trainer.saving.wait()  # it counts as the newest
-    if trainer.world == 1 and trainer.run is not None:
+    if trainer.run is not None:
         told, culprit, rates = _find(trainer, found, rates)
     step, epoch = told.step + 1, told.step // trainer.steps_per_epoch + 1
     indices = trainer.data_loader.indices(told.step).tolist()
@@ -92,7 +93,7 @@ def _find(trainer: Any, found: NonFinite, rates: str) -> tuple[NonFinite, str | 
     """
     if found.step != trainer.step or trainer._calls > 1:
         newest = checkpoint.checkpoints(trainer.run.checkpoints)
-        path = next((p for p in newest if checkpoint.step_of(p) <= found.step), None)
+        path = distributed.from_main(next((p for p in newest if checkpoint.step_of(p) <= found.step), None))
         if path is None:
             return found, None, rates
         log.info(f"{found} in step {found.step + 1}; looking for the layer: running the steps since {path.name} again")
@@ -107,14 +108,17 @@ def _find(trainer: Any, found: NonFinite, rates: str) -> tuple[NonFinite, str | 
 
 
 def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
-    """Run the steps up to `step` again; the first that is not finite ends it: what, and in which layer it began."""
+    """Run the steps up to `step` again; the first that is not finite ends it: what, and in which layer it began.
+
+    Over several ranks, all must call it; the layer is that of the lowest rank that met one.
+    """
     told, trainer.reporter = trainer.reporter, _Silent()
     trainer.model.train()
     trainer.finite.forget()
     stream = trainer.data_loader.stream(trainer.step)
     watch = Watch()
     try:
-        with watch.on(trainer.model):
+        with watch.on(state.unwrap(trainer.model)), trainer.compiler.off():
             while trainer.step < step:
                 watch.first = None  # a gradient that overflows in fp16 is no fault: the scaler leaves that step out
                 trainer.window.clear()
@@ -124,8 +128,12 @@ def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
                 if any(schedule.on_value for schedule in trainer.schedules()):
                     trainer._close_step()  # its validation decides the learning rate
                 trainer.closed = trainer.step
-    except NonFinite as e:
-        return e, watch.first or f"the {e.what} itself, after finite outputs of all layers"
+    except NonFinite as e:  # raised on all ranks
+        on_ranks = [(rank, first) for rank, first in enumerate(distributed.gather(watch.first)) if first]
+        if not on_ranks:
+            return e, f"the {e.what} itself, after finite outputs of all layers"
+        rank, first = on_ranks[0]
+        return e, first + (f", on rank {rank}" if trainer.world > 1 else "")
     finally:
         stream.close()
         trainer.values = trainer.reporter.values or trainer.window.means()
@@ -143,7 +151,7 @@ def replay(trainer: Any, step: int) -> None:
             break
         except checkpoint.BrokenCheckpoint as e:
             log.warning(f"{path} cannot be used: {e}; trying an older one")
-    log.info(f"replaying step {step} from step {trainer.step}")
+    log.info(f"replaying step {step} from step {trainer.step}" + ", uncompiled" * bool(trainer.compiler.what))
     found, culprit = _run_to(trainer, step)
     if found is not None:
         step = found.step + 1

@@ -64,7 +64,7 @@ def _restore(trainer: Any, run: Run) -> dict[str, Any] | None:
 
 def _load_or_stop(path: Path) -> dict[str, Any]:
     try:
-        return checkpoint.load(path)
+        return checkpoint.load(path, look=distributed.is_main())  # once for all ranks
     except checkpoint.BrokenCheckpoint as e:
         raise Stopped(f"no usable checkpoint: {path}: {e}; name another one, or the run's folder for its newest") from e
 

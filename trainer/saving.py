@@ -1,6 +1,7 @@
 """When a run saves, and what it does where that fails: no failure is silent, and none but the last ends the run."""
 
 import contextlib
+from functools import partial
 from typing import Any
 
 from logger.logger import log
@@ -16,7 +17,7 @@ class Saving:
 
     def __init__(self, trainer: Any, run: Run) -> None:
         self.trainer, self.run, self.options = trainer, run, trainer.options
-        self.checkpoints = Checkpoints(run.checkpoints, self.options.keep_last)
+        self.checkpoints = _kind(trainer)(run.checkpoints, self.options.keep_last)
         self.done = (trainer.step, trainer.closed)  # of the last checkpoint
         self.best_due = False
 
@@ -35,11 +36,13 @@ class Saving:
         """Copy the state, which a thread then writes. Raises NonFinite in place of saving what is not finite."""
         trainer = self.trainer
         trainer.finite.now()
-        trainer.finite.check_state(trainer.step - 1, trainer.model, trainer.optimizers())
+        check = partial(trainer.finite.check_state, trainer.step - 1, trainer.model, trainer.optimizers())
+        if not trainer.finite.at_once:  # else copying looks, and this looks closer
+            check()
         self.wait()
         saved = state.collect(trainer)
-        if trainer.rank == 0:
-            self.checkpoints.save(saved, best=self.best_due)
+        if trainer.rank == 0 or trainer.sharded:
+            self.checkpoints.save(saved, self.best_due, check if trainer.finite.at_once else None)
         self.best_due = False
         self.done = (trainer.step, trainer.closed)
 
@@ -51,7 +54,7 @@ class Saving:
     def wait(self) -> bool:
         """Is the last checkpoint on the disk? If not, tells why, and the next save tries again."""
         error = self.checkpoints.wait()
-        if error is not None:
+        if error is not None and distributed.is_main():
             log.error(error)
         return error is None
 
@@ -90,3 +93,11 @@ class Saving:
                 f"{self.checkpoints.folder}: {free / 1e6:,.1f} MB are free, and two checkpoints need about "
                 f"{need / 1e6:,.1f} MB; free some, or give another place with trainer.save_dir=FOLDER"
             )
+
+
+def _kind(trainer: Any) -> type[Checkpoints]:
+    if not trainer.sharded:
+        return Checkpoints
+    from trainer.shards import ShardedCheckpoints  # takes half a second to import
+
+    return ShardedCheckpoints

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from logger import logger
 from logger.logger import log
-from trainer import checkpoint, state
+from trainer import checkpoint, compiling, state
 from utils import distributed, launch
 from utils.errors import Refused
 from utils.run import Run
@@ -35,11 +36,12 @@ def device(config: Any, devices: str | None) -> torch.device:
     if warning:
         log.warning(warning)
     tune(config, chosen)
+    compiling.check(config.run.trainer.compile, chosen)
     return chosen
 
 
-def loaders(config: Any, data_loader: Any, valid_data_loader: Any = None) -> None:
-    """Tell the loaders what the run decides: seed, ranks, micro-batches."""
+def loaders(config: Any, device: torch.device, data_loader: Any, valid_data_loader: Any = None) -> None:
+    """Tell the loaders what the run decides: seed, device, ranks, micro-batches."""
     options = config.run.trainer
     common = {
         "seed": config.run.seed,
@@ -47,7 +49,7 @@ def loaders(config: Any, data_loader: Any, valid_data_loader: Any = None) -> Non
         "world": distributed.world(),
         "limit": options.limit_batches,
         "skip_bad_samples": options.skip_bad_samples,
-        "pin_memory": torch.cuda.is_available(),
+        "device": device,
     }
     accumulate = options.accumulate
     if options.exact_ranks:
@@ -59,20 +61,39 @@ def loaders(config: Any, data_loader: Any, valid_data_loader: Any = None) -> Non
         accumulate //= distributed.world()
     data_loader.configure(**common, accumulate=accumulate)
     data_loader.check_shards()
+    if data_loader.num_workers and getattr(data_loader.dataset, "in_memory", False):
+        log.info(
+            f"data_loader.args.num_workers is {data_loader.num_workers}, and the data are in memory: workers take "
+            f"longer to send batches than it takes to make them; 0 is faster, unless the augmentation is dear"
+        )
     if valid_data_loader is not None:
         valid_data_loader.configure(**common)
 
 
 def tune(config: Any, device: torch.device) -> None:
-    """The CPU's allocator and arithmetic as training wants them; `trainer.fast_cpu: false` leaves them alone."""
-    if device.type != "cpu" or not config.run.trainer.fast_cpu:
+    """The kernels of a GPU as the config chooses them; the CPU's allocator and arithmetic as training wants them,
+    unless `trainer.fast_cpu` is false."""
+    options = config.run.trainer
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if options.tf32 else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if options.tf32 else "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = options.cudnn_benchmark
+    if device.type != "cpu" and options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
+        torch.use_deterministic_algorithms(True)
+    if device.type != "cpu" or not options.fast_cpu:
         return
     torch.set_flush_denormal(True)  # numbers below 1e-38 are zero; computing with them takes a hundred times as long
+    keep_memory(2**30 if options.parallel == "ddp" else 2**18)  # what fsdp takes apart has to go at once
+
+
+def keep_memory(largest: int = 2**30) -> None:
+    """Let the process keep what it frees, for its next step; larger pieces (bytes) go back to the system."""
     with contextlib.suppress(OSError, AttributeError):  # no glibc
         # Else the memory of large tensors goes back to the system after each step, and comes anew page by page
         libc, m_trim_threshold, m_mmap_threshold = ctypes.CDLL("libc.so.6"), -1, -3
-        libc.mallopt(m_mmap_threshold, 2**30)
-        libc.mallopt(m_trim_threshold, 2**30)
+        libc.mallopt(m_mmap_threshold, largest)
+        libc.mallopt(m_trim_threshold, largest)
 
 
 def model(config: Any, device: torch.device, run: Run | None = None) -> nn.Module:
@@ -85,13 +106,28 @@ def model(config: Any, device: torch.device, run: Run | None = None) -> nn.Modul
     begun = run is not None and run.exists and checkpoint.checkpoints(run.checkpoints)
     if config.run.init_from is not None and not begun:
         path = Path(config.run.init_from)
-        for line in state.load_matching(built, checkpoint.load_weights(path), str(path)):
+        for line in state.load_matching(built, _weights(path), str(path)):
             log.info(line)
+    if config.run.trainer.parallel == "fsdp":
+        from trainer import fsdp  # takes half a second to import
+
+        built = fsdp.shard(built, config, device)
     return built.to(device)
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    weights = checkpoint.load_weights(path)
+    if not any(w.is_meta for w in weights.values()):
+        return weights
+    from trainer import shards
+
+    return shards.load_weights(path)
 
 
 def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool:
     """As `trainer.channels_last` says, else where convolutions are faster so: on the CPU, and in 16 bits on a GPU."""
+    if options.parallel == "fsdp":  # which cuts weights along their first dimension, as they lie in memory
+        return False
     if options.channels_last is not None:
         return bool(options.channels_last)
     faster = device.type == "cpu" or (device.type == "cuda" and options.precision != "fp32")
@@ -100,13 +136,17 @@ def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool
 
 def summary(model: nn.Module) -> str:
     """Parameters of the model and of each of its children."""
-    rows = [(name, type(child).__name__, _count(child)) for name, child in model.named_children()]
-    rows.append((type(model).__name__, "", _count(model)))
+    rows = [(name, _class(child), _count(child)) for name, child in model.named_children()]
+    rows.append((_class(model), "", _count(model)))
     wide = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
     lines = [f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {n:>12,}" for name, kind, n in rows[:-1]]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = "" if trainable == rows[-1][2] else f", {trainable:,} of them trained"
-    return "\n".join([f"{type(model).__name__}: {rows[-1][2]:,} parameters{frozen}", *lines])
+    return "\n".join([f"{_class(model)}: {rows[-1][2]:,} parameters{frozen}", *lines])
+
+
+def _class(module: nn.Module) -> str:
+    return type(module).__name__.removeprefix("FSDP")  # which sharding puts before it
 
 
 def _count(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.checkpoint import FORMAT, PROGRESS, clean, fingerprint
+from trainer.checkpoint import FORMAT, PROGRESS, SHARDS, clean, fingerprint
 from utils.errors import Refused
 
 NEW_RUN = "start a new run from these weights instead: init_from={path}"
@@ -43,7 +43,7 @@ def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[
         tell(f"trainer.monitor: {monitor} -> {trainer.options.monitor}; the best so far was of another: forgotten")
         state = {key: value for key, value in state.items() if key != "monitor"}
     load_parts(trainer, state, path, tell)
-    for name in state.keys() - set(parts(trainer)) - PROGRESS.keys() - {"monitor"}:
+    for name in state.keys() - set(parts(trainer)) - PROGRESS.keys() - {"monitor", SHARDS}:
         tell(f"{path.name}: its state of `{name}` is not used, the config of today has none")
     trainer.step, trainer.closed = state["step"], state["closed"]
     trainer.skipped, trainer.stop_reason = list(state["skipped"]), state["stop_reason"]
@@ -54,6 +54,11 @@ def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[
 
 def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
     """Give every part of the trainer its state; raises Refused where one cannot take it over."""
+    fit = None
+    if trainer.sharded or SHARDS in state:
+        from trainer.shards import Fitting  # takes half a second to import
+
+        fit = Fitting(state, path, trainer.model if trainer.sharded else None)
     for name, part in parts(trainer).items():
         if name not in state or (state[name] == {} != _state(part)):  # {}: the scaler of a run in fp32
             if name == "model":
@@ -61,7 +66,7 @@ def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callabl
             tell(f"{path.name} holds no state of `{name}`: it starts afresh")
             continue
         try:
-            _load(part, state[name])
+            _load(part, fit(part, state[name], name) if fit else state[name])
         except Exception as e:
             reason = "\n  ".join(str(e).strip().splitlines()[:8])
             raise Refused(
@@ -175,6 +180,11 @@ def _load(part: Any, state: Any) -> None:
         module = unwrap(part)
         names = {clean(k): k for k in module.state_dict()}
         module.load_state_dict({names.get(k, k): v for k, v in state.items()})
+    elif isinstance(part, torch.optim.Optimizer):
+        how: list[dict[str, Any]] = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in part.param_groups]
+        part.load_state_dict(state)
+        for group, today in zip(part.param_groups, how, strict=True):  # not what it computes: how
+            group.update(today)
     elif hasattr(part, "state_dict"):
         part.load_state_dict(state)
     elif isinstance(part, Mapping):

@@ -133,10 +133,13 @@ class Vote:
 
 # -- gradients --------------------------------------------------------------------------------------------------------
 
+# Where gradients travel while others are computed. On a CPU both need its cores, so all go together, which is faster
+OVERLAPPED = {"cuda"}
+
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """Over several ranks: a model whose backward pass averages the gradients over them, while it computes them."""
-    if world() == 1 or not any(p.requires_grad for p in model.parameters()):
+    """Over several GPUs: a model whose backward pass averages the gradients over them, while it computes them."""
+    if world() == 1 or device.type not in OVERLAPPED or not any(p.requires_grad for p in model.parameters()):
         return model
     ids = [device.index] if device.type == "cuda" else None
     wrapped = DistributedDataParallel(model, device_ids=ids)
@@ -144,11 +147,17 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     return wrapped
 
 
+@torch.no_grad()
+def start_alike(model: nn.Module) -> None:
+    """Take rank 0's weights and buffers: a model may draw them from elsewhere than the seed."""
+    _from_rank_0([t.detach() for t in (*model.parameters(), *model.buffers())])
+
+
 class Gradients:
     """Makes the gradients of each rank's samples those of all ranks' samples: their mean over the ranks.
 
     In the backward pass, where the model is a DistributedDataParallel and in the first step every parameter had a
-    gradient on every rank; else after it, which takes longer and is right for any model.
+    gradient on every rank; else after it, which is right for any model, and takes the statistics of batch norm along.
     """
 
     def __init__(self, model: nn.Module, even: bool = True) -> None:
@@ -156,6 +165,9 @@ class Gradients:
         self.ranks = world()  # gradients are averaged over them
         self.ddp = model if isinstance(model, DistributedDataParallel) else None
         self.named = [(name, p) for name, p in model.named_parameters() if p.requires_grad] if self.ddp else []
+        self.statistics = [] if self.ddp else _running(model)[0]
+        if not self.ddp:  # which does it by itself
+            start_alike(model)
         self.complete = None if even else False  # has every parameter a gradient on every rank? None: not known yet
         self._in_backward = False
 
@@ -171,7 +183,7 @@ class Gradients:
         if world() == 1:
             return
         if not self._in_backward:
-            ranks = _average([p for _, p in self.named] or parameters)
+            ranks = _average([p for _, p in self.named] or parameters, self.statistics)
             if self.complete is None:
                 self.complete = all(n == world() for n in ranks)
             return
@@ -185,23 +197,42 @@ class Gradients:
             )
 
 
-def _average(parameters: Sequence[nn.Parameter]) -> list[float]:
-    """Average the gradients over the ranks; on how many ranks each parameter had one. Without any it keeps none."""
-    ranks = sum_over_ranks([float(p.grad is not None) for p in parameters])
-    used = [p for p, n in zip(parameters, ranks, strict=True) if n]
-    for p in used:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    _all_reduce([p.grad for p in used if p.grad is not None])
+@torch.no_grad()
+def _average(parameters: Sequence[nn.Parameter], statistics: Sequence[Tensor]) -> list[float]:
+    """Average gradients and statistics over the ranks; on how many each parameter had one. Without any it keeps none.
+
+    Each tensor has the same place in each step: with three ranks and more, gloo's order of summation depends on it.
+    """
+    counts = torch.tensor([float(world() * (p.grad is not None)) for p in parameters])  # their mean is their number
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    _all_reduce([*gradients, *statistics, counts])
+    ranks = counts.tolist()
+    for p, gradient, n in zip(parameters, gradients, ranks, strict=True):
+        if p.grad is None and n:
+            p.grad = gradient
     return ranks
 
 
 def _all_reduce(tensors: Sequence[Tensor]) -> None:
-    """The mean over the ranks, in place; one reduction for each dtype."""
-    for dtype in dict.fromkeys(t.dtype for t in tensors):
-        same = [t for t in tensors if t.dtype == dtype]
-        flat = torch.cat([t.flatten() for t in same]).div_(world())
-        dist.all_reduce(flat)
+    """The mean over the ranks, in place."""
+    for flat, same in _packed(tensors):
+        dist.all_reduce(flat.div_(world()))
         _unflatten(flat, same)
+
+
+def _from_rank_0(tensors: Sequence[Tensor]) -> None:
+    """What rank 0 has, in place."""
+    for flat, same in _packed(tensors) if world() > 1 else ():
+        dist.broadcast(flat.view(torch.uint8), src=0)  # as bytes: gloo does not know all types
+        _unflatten(flat, same)
+
+
+def _packed(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """For each kind of tensor among these, one that holds them all, and which."""
+    kinds = [(t.dtype, t.device) for t in tensors]
+    for kind in dict.fromkeys(kinds):
+        same = [t for t, k in zip(tensors, kinds, strict=True) if k == kind]
+        yield torch.cat([t.flatten() for t in same]), same
 
 
 def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
@@ -216,6 +247,7 @@ class ExactGradients:
     ranks = 1  # a micro-batch's share of the step is not to be averaged over ranks
 
     def __init__(self, model: nn.Module) -> None:
+        start_alike(model)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.statistics, self.counts = _running(model)
         self._sum: Tensor | None = None
@@ -258,23 +290,20 @@ class Buffers:
     """Keeps what a checkpoint holds besides the weights the same on all ranks: the running statistics of batch norm
     are averaged, so that all samples count, of other buffers that are saved rank 0's are taken."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.averaged, counts = _running(model)
-        known = {id(t) for t in self.averaged + counts}  # each rank counts its batches alike
+    def __init__(self, model: nn.Module, done: Sequence[Tensor]) -> None:
+        """done: those that travel with the gradients."""
+        statistics, counts = _running(model)
+        self.averaged = [] if done else statistics
+        known = {id(t) for t in statistics + counts}  # each rank counts its batches alike
         saved = model.state_dict(keep_vars=True).values()
         self.others = [t for t in saved if not isinstance(t, nn.Parameter) and isinstance(t, Tensor)]
         self.others = [t for t in self.others if id(t) not in known]
 
     @torch.no_grad()
     def sync(self) -> None:
-        if world() == 1:
-            return
-        _all_reduce(self.averaged)
-        for dtype in dict.fromkeys(t.dtype for t in self.others):
-            same = [t for t in self.others if t.dtype == dtype]
-            flat = torch.cat([t.flatten() for t in same])
-            dist.broadcast(flat, src=0)
-            _unflatten(flat, same)
+        if world() > 1:
+            _all_reduce(self.averaged)
+            _from_rank_0(self.others)
 
 
 def _running(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

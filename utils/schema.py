@@ -92,8 +92,16 @@ class TrainerConfig(Model):
     accumulate: Count = Field(1, description="micro-batches that a batch is cut into; saves memory, not time")
     clip_grad_norm: Positive | None = Field(None, description="largest norm of all gradients together")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of the forward pass")
+    compile: bool | Literal["model", "step"] = Field(
+        False, description="torch.compile for the model, or for the step: model, loss and metrics in one"
+    )
     channels_last: bool | None = Field(None, description="memory format of convolutions; null: where it is faster")
     fast_cpu: bool = Field(True, description="keep freed memory, take numbers below 1e-38 as zero")
+    tf32: bool = Field(True, description="on NVIDIA GPUs: products of fp32 numbers from their first 10 bits, faster")
+    cudnn_benchmark: bool = Field(
+        False, description="on NVIDIA GPUs: the fastest convolutions by trial, perhaps others after a resume"
+    )
+    deterministic: bool = Field(False, description="on GPUs: only kernels that give the same bits each time; slower")
     limit_batches: Count | None = Field(None, description="steps of an epoch and batches of a validation at most")
     timeout: Count = Field(600, description="seconds without progress that end a run of several processes")
     skip_bad_samples: Natural = Field(0, description="samples that may fail to load before the run stops")
@@ -101,6 +109,12 @@ class TrainerConfig(Model):
     exact_ranks: bool = Field(
         False,
         description="the same bits on any number of processes; accumulate counts the micro-batches of all of them",
+    )
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="what each of several processes holds: the whole model, or a part of it"
+    )
+    shard: list[str] | None = Field(
+        None, description="with fsdp: classes of the blocks that are put together one at a time; null: found by size"
     )
 
     @field_validator("max_steps")
@@ -124,6 +138,22 @@ class TrainerConfig(Model):
     def _needs_all_samples(cls, value: bool, info: ValidationInfo) -> bool:
         if value and (info.data.get("skip_bad_samples") or info.data.get("sync_batchnorm")):
             raise ValueError("true does not go with skip_bad_samples or sync_batchnorm; leave one of them out")
+        return value
+
+    @field_validator("parallel")
+    @classmethod
+    def _fsdp(cls, value: str, info: ValidationInfo) -> str:
+        against = [key for key in ("exact_ranks", "skip_bad_samples", "channels_last") if info.data.get(key)]
+        against += ["precision: fp16"] if info.data.get("precision") == "fp16" else []
+        if value == "fsdp" and against:
+            raise ValueError(f"fsdp does not go with {' or '.join(against)}; leave one of them out, or give ddp")
+        return value
+
+    @field_validator("shard")
+    @classmethod
+    def _needs_fsdp(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if value is not None and info.data.get("parallel") == "ddp":
+            raise ValueError("with ddp nothing is cut into blocks; give parallel: fsdp, or leave it out")
         return value
 
     @field_validator("early_stop")

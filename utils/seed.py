@@ -6,8 +6,6 @@ model draws of (seed, step, shard). Whoever draws is seeded just before, from a 
 
 import hashlib
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ import torch
 # Splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_SIGNED = [int(c.astype(np.int64)) for c in (_GOLDEN, _MUL_1, _MUL_2)]  # torch has hardly any arithmetic of uint64
 
 _fetching: tuple[int, int, np.ndarray] | None = None  # (seed, epoch, indices)
 _MPS = torch.backends.mps.is_available()
@@ -51,15 +50,10 @@ def keys_of(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
     return (hash64(hash64(indices.astype(np.uint64)) ^ base) >> np.uint64(1)).astype(np.int64)
 
 
-@contextmanager
-def fetching(seed: int, epoch: int, indices: np.ndarray) -> Iterator[None]:
-    """Let `sample_keys()` give the keys of these samples; they are only computed if it is called."""
+def fetching(samples: tuple[int, int, np.ndarray] | None) -> None:
+    """Say whose keys `sample_keys()` gives, by (seed, epoch, indices); they are only computed if it is called."""
     global _fetching
-    _fetching = seed, epoch, indices
-    try:
-        yield
-    finally:
-        _fetching = None
+    _fetching = samples
 
 
 def sample_keys() -> torch.Tensor:
@@ -70,6 +64,11 @@ def sample_keys() -> torch.Tensor:
 
 
 def uniform(keys: torch.Tensor, n: int) -> torch.Tensor:
-    """n numbers in [0, 1) per key, a function of the key alone: int64 [B] -> float32 [B, n]."""
-    streams = keys.numpy().astype(np.uint64)[:, None] + _GOLDEN * np.arange(1, n + 1, dtype=np.uint64)
-    return torch.from_numpy((hash64(streams) >> np.uint64(40)).astype(np.float32) * np.float32(2**-24))
+    """n numbers in [0, 1) per key, a function of the key alone: int64 [B] -> float32 [B, n], on the keys' device."""
+    golden, mul_1, mul_2 = _SIGNED
+    x = keys[:, None] + torch.arange(2, n + 2, device=keys.device) * golden
+    # hash64: int64 wraps around as uint64 does; its shifts bring in copies of the sign, which are cut off
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * mul_1
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * mul_2
+    x = x ^ ((x >> 31) & (2**33 - 1))
+    return ((x >> 40) & (2**24 - 1)).float() * 2**-24

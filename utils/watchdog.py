@@ -33,7 +33,8 @@ class Progress:
 
 
 def beat(doing: str, *at: int) -> None:
-    """Note that something new was begun, `at` growing with the run; "" where waiting is no sign of trouble."""
+    """Note that something new was begun, `at` growing with the run from the steps done on; {step} in `doing` is the
+    step that is being done; "" where waiting is no sign of trouble. Hardly costs a thing: the notes do the rest."""
     Progress.at, Progress.doing = at, doing
 
 
@@ -75,7 +76,9 @@ class Watchdog(threading.Thread):
 
     def _note(self) -> None:
         self._beats += 1
-        self.store.set(f"note/{self.rank}", json.dumps([self._beats, Progress.at, Progress.doing, self._where()]))
+        at, doing = Progress.at, Progress.doing
+        doing = doing.replace("{step}", str(at[0] + 1)) if at else doing
+        self.store.set(f"note/{self.rank}", json.dumps([self._beats, at, doing, self._where()]))
 
     def _notes(self) -> list[Any]:
         return [json.loads(note) for note in self.store.multi_get([f"note/{r}" for r in range(self.world)])]

@@ -1,6 +1,7 @@
 """The loaders: what a batch is, where the split lies, and what is said where data are missing or broken."""
 
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from data_loader import data_loaders
 from data_loader.base_data_loader import BaseDataLoader
-from data_loader.data_loaders import Cifar10DataLoader, DigitsDataLoader, ImageFolderDataLoader, MnistDataLoader
+from data_loader.data_loaders import (
+    Cifar10DataLoader,
+    DigitsDataLoader,
+    ImageFiles,
+    ImageFolderDataLoader,
+    MnistDataLoader,
+)
+from data_loader.transforms import Centre, RandomResizedCrop
 from utils.errors import DataError, SampleError
 
 
@@ -79,10 +89,11 @@ def test_mnist_values(small_mnist: Path) -> None:
     assert labels.tolist() == [*range(10)] * 2
 
 
-def test_reading_mnist_does_not_import_torchvision(small_mnist: Path) -> None:
+def test_reading_mnist_and_image_files_does_not_import_torchvision(small_mnist: Path, flowers: Path) -> None:
     code = (
-        "import sys; from data_loader.data_loaders import MnistDataLoader; "
-        f"next(iter(MnistDataLoader({str(small_mnist)!r}, 10))); assert 'torchvision' not in sys.modules"
+        "import sys; from data_loader.data_loaders import ImageFolderDataLoader, MnistDataLoader; "
+        f"next(iter(MnistDataLoader({str(small_mnist)!r}, 10))); "
+        f"next(iter(ImageFolderDataLoader({str(flowers)!r}, 4))); assert 'torchvision' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(data_loaders.__file__).parent.parent, check=True)
 
@@ -216,6 +227,96 @@ def test_image_folder_with_workers_sees_the_same(flowers: Path) -> None:
     (one, one_labels), (two, two_labels) = map(first, loaders)
     assert torch.equal(one, two)
     assert torch.equal(one_labels, two_labels)
+
+
+def test_evaluation_sees_what_torchvision_shows(tmp_path: Path) -> None:
+    """The same pixels as Resize and CenterCrop, and within rounding the same numbers as ToTensor and Normalize."""
+    numbers = np.random.default_rng(0)
+    for i, (width, height) in enumerate([(256, 256), (300, 201), (201, 300), (500, 375), (375, 500), (90, 700)]):
+        folder = tmp_path / "train" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = numbers.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
+    loader = ImageFolderDataLoader(str(tmp_path), 6, training=False, test_folder="train")
+    resize = v2.Compose([v2.PILToTensor(), v2.Resize(256), v2.CenterCrop(224)])
+    shown = torch.stack([resize(Image.open(path)) for path, _ in loader.dataset.samples])  # type: ignore[attr-defined]
+    seen = torch.stack([loader.dataset[i][0] for i in range(6)])  # type: ignore[index]
+    assert torch.equal(seen, shown)
+    expected = v2.functional.normalize(shown / 255, list(data_loaders.IMAGENET_MEAN), list(data_loaders.IMAGENET_STD))
+    torch.testing.assert_close(whole(loader)[0], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_images_of_every_kind_come_in_colour(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    grey = Image.new("L", (20, 20), 255)
+    (Image.fromarray(np.full((20, 20), 65535, np.uint16)) if mode == "I;16" else grey.convert(mode)).save(path)
+    with Image.open(path) as file:
+        assert file.mode == mode
+    for transform in (Centre(14), RandomResizedCrop(14)):
+        image, label = ImageFiles([(str(path), 3)], transform)[0]
+        assert (image.shape, image.dtype, label) == ((3, 14, 14), torch.uint8, 3)
+        assert image.min() > 250
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    """EXIF's orientation 6: the camera was turned, and the right of the picture is below."""
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif)
+    image, _ = ImageFiles([(str(tmp_path / "turned.jpg"), 0)], Centre(28))[0]
+    assert image[:, :12].max() < 20
+    assert image[:, 16:].min() > 235
+
+
+class Boxed(RandomResizedCrop):
+    box = (30, 10, 130, 85)
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        return self.box
+
+
+def test_a_crop_is_resized_as_torchvision_does_it() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    image, (left, top, right, bottom) = Image.fromarray(pixels), Boxed.box
+    expected = v2.functional.resized_crop(
+        v2.functional.pil_to_tensor(image), top, left, bottom - top, right - left, [64, 64]
+    )
+    random.seed(0)
+    seen = [Boxed(64)(image) for _ in range(200)]
+    flipped = [not torch.equal(one, expected) for one in seen]
+    assert all(torch.equal(one.flip(2) if flip else one, expected) for one, flip in zip(seen, flipped, strict=True))
+    assert 75 < sum(flipped) < 125
+
+
+def test_crops_are_drawn_as_torchvision_draws_them() -> None:
+    """Over many draws: areas, shapes and places."""
+    random.seed(0)
+    torch.manual_seed(0)
+    width, height = 200, 150
+    ours = torch.tensor([RandomResizedCrop(1, 0.1)._box(width, height) for _ in range(4000)]).float()
+    canvas = torch.empty(3, height, width)
+    drawn = [transforms.RandomResizedCrop.get_params(canvas, [0.1, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
+    theirs = torch.tensor([(x, y, x + w, y + h) for y, x, h, w in drawn]).float()
+    for box in (ours, theirs):
+        assert box[:, :2].min() == 0
+        assert box[:, 2:].amax(0).tolist() == [width, height]
+    for quantile in (0.1, 0.5, 0.9):
+        for a, b in zip(ours.T, theirs.T, strict=True):
+            assert abs(a.quantile(quantile) - b.quantile(quantile)) < 6
+        areas, shapes = (
+            [f(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]).quantile(quantile) for box in (ours, theirs)]
+            for f in (lambda w, h: w * h / width / height, lambda w, h: w / h)
+        )
+        assert abs(areas[0] - areas[1]) < 0.03
+        assert abs(shapes[0] - shapes[1]) < 0.03
+
+
+@pytest.mark.parametrize("size, box", [((10, 200), (0, 93, 10, 106)), ((200, 10), (93, 0, 106, 10))])
+def test_of_an_image_too_long_for_any_shape_the_middle_is_taken(size, box) -> None:
+    assert RandomResizedCrop(8, min_area=0.9)._box(*size) == box
 
 
 def test_a_broken_image_is_named(flowers: Path) -> None:

@@ -23,8 +23,10 @@ def test_depends_on_the_key_and_not_on_the_batch(transform) -> None:
     assert changed.float().mean() > 0.95
 
 
-def test_affine_of_nothing_changes_nothing() -> None:
-    assert RandomAffine()(IMAGES, KEYS) is IMAGES
+def test_what_changes_nothing_is_false() -> None:
+    assert not RandomAffine()
+    assert not RandomCropFlip()
+    assert all(TRANSFORMS)
 
 
 def test_shift_moves_by_up_to_so_many_pixels() -> None:

@@ -1,5 +1,7 @@
 """Models for the tests of several ranks, on 8 x 8 digits. `trained` puts them where a config finds them."""
 
+import random
+
 import torch
 from torch import Tensor, nn
 
@@ -55,4 +57,15 @@ class Tied(nn.Module):
         return self.head(self.second(self.first(x.flatten(1)).tanh()).tanh())
 
 
-ALL = (TinyGAN, Unused, Tied)
+class Unseeded(nn.Linear):
+    """Starts from numbers of the operating system."""
+
+    def __init__(self) -> None:
+        super().__init__(64, 10)
+        nn.init.uniform_(self.weight, generator=torch.Generator().manual_seed(random.SystemRandom().getrandbits(32)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+ALL = (TinyGAN, Unused, Tied, Unseeded)

@@ -96,5 +96,14 @@ def trained(
         with contextlib.suppress(Interrupted):
             trainer.train()
         model = state.unwrap(trainer.model)
-        weights = {k: v.detach().numpy() for k, v in model.state_dict().items()}
+        state_dict = {k: v.full_tensor() if hasattr(v, "full_tensor") else v for k, v in model.state_dict().items()}
+        weights = {k: v.detach().numpy() for k, v in state_dict.items()}
         return {"step": trainer.step, "weights": weights, "points": points, "signal": trainer.signal.number}
+
+
+def trained_as_on_gpus(*args: Any) -> dict[str, Any]:
+    """`trained`, with the gradients averaged in the backward pass, by a DistributedDataParallel."""
+    from utils import distributed
+
+    distributed.OVERLAPPED.add("cpu")
+    return trained(*args)

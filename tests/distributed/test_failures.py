@@ -67,7 +67,12 @@ def diverging(trainer):
         (failing, {1}, "rank 1 failed: Traceback"),
         (dying, {1, -signal.SIGKILL}, "rank 1 (HOST"),
         (hanging, {3}, "hangs in: computing step 5\nNothing moved for trainer.timeout = 3 seconds."),
-        (diverging, {3}, "the loss is nan in step 5 (epoch 1"),
+        (
+            diverging,
+            {3},
+            "the loss is nan in step 5 (epoch 1, lr 0.1); nothing of it was saved\n"
+            "first not finite: output of layers.0 (Linear), on rank 1\n",
+        ),
     ],
 )
 def test_first_cause(tmp_path, trouble, codes, told):

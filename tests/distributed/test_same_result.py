@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.distributed.ranks import on_ranks, trained
+from tests.distributed.ranks import on_ranks, trained, trained_as_on_gpus
 
 # Without batch norm, whose statistics are those of each micro-batch
 MLP = ["arch={type: MLP, args: {in_features: 64, hidden: [16]}}"]
+BOTH = pytest.mark.parametrize("function", [trained, trained_as_on_gpus])
 
 
 def same(a, b, atol) -> bool:
     return a.keys() == b.keys() and all(np.allclose(a[k], b[k], rtol=0, atol=atol) for k in a)
 
 
-def results(world, *args):
+def results(world, *args, function=trained):
     """What rank 0 has, after all ranks were found to have the same weights."""
-    found = on_ranks(world, trained, *args)
+    found = on_ranks(world, function, *args)
     assert all(isinstance(r, dict) for r in found), "\n".join(str(r) for r in found if not isinstance(r, dict))
     for other in found[1:]:
         assert same(other["weights"], found[0]["weights"], 0), "the ranks' weights differ"
@@ -41,14 +42,18 @@ def one_rank():
 
 
 @pytest.mark.parametrize("world, accumulate", [(2, 1), (4, 1), (2, 3)])
-def test_weights_and_values(one_rank, world, accumulate):
+@BOTH
+def test_weights_and_values(one_rank, world, accumulate, function):
     """50 samples a step or 49, unequal on the ranks; so are the 97 of the validation."""
-    assert_same_run(one_rank, results(world, [*MLP, "trainer.valid_steps=3", f"trainer.accumulate={accumulate}"]))
+    keys = [*MLP, "trainer.valid_steps=3", f"trainer.accumulate={accumulate}"]
+    assert_same_run(one_rank, results(world, keys, function=function))
 
 
-def test_batch_norm():
+@BOTH
+def test_batch_norm(function):
     """Its statistics are those of a rank's samples, as of a micro-batch's; the running ones are averaged."""
-    two, halves = results(2, ["callbacks=[EMA]"]), results(1, ["callbacks=[EMA]", "trainer.accumulate=2"])
+    two = results(2, ["callbacks=[EMA]"], function=function)
+    halves = results(1, ["callbacks=[EMA]", "trainer.accumulate=2"])
     learnt = [name for name in two["weights"] if "running" not in name and "num" not in name]
     assert all(np.allclose(two["weights"][name], halves["weights"][name], rtol=0, atol=1e-5) for name in learnt)
 
@@ -59,17 +64,25 @@ def test_validation_smaller_than_the_ranks():
 
 
 @pytest.mark.parametrize("arch", ["Unused", "Tied"])
-def test_unused_and_tied_parameters_and_buffers(arch):
+@BOTH
+def test_unused_and_tied_parameters_and_buffers(arch, function):
     model = [f"arch={arch}", "optimizer.args.weight_decay=0.1"]
-    one, two = (results(world, model) for world in (1, 2))
+    one, two = (results(world, model, function=function) for world in (1, 2))
     one["weights"].pop("seen", 0), two["weights"].pop("seen", 0)  # a buffer: that of rank 0
     assert same(one["weights"], two["weights"], 1e-6)
 
 
 def test_parameter_that_is_used_no_more():
-    """Right is not possible here; that is told."""
-    found = on_ranks(2, trained, ["arch={type: Unused, args: {sometimes: true}}"])
-    assert found == [3, 3]
+    """A DistributedDataParallel would wait for it: that is told."""
+    sometimes = ["arch={type: Unused, args: {sometimes: true}}"]
+    assert_same_run(results(1, sometimes), results(2, sometimes))
+    assert on_ranks(2, trained_as_on_gpus, sometimes) == [3, 3]
+
+
+@pytest.mark.parametrize("keys", [[], ["trainer.exact_ranks=true", "trainer.accumulate=2"]])
+def test_weights_drawn_from_elsewhere_than_the_seed(keys):
+    """All ranks take rank 0's; `results` looks at that."""
+    results(2, ["arch=Unseeded", *keys])
 
 
 def test_two_optimizers():
@@ -114,6 +127,29 @@ def test_resume_on_other_ranks(one_rank, tmp_path, after):
     resumed = results(after, [*MLP, "trainer.valid_steps=3"], tmp_path)
     assert resumed["step"] == 8
     assert same(one_rank["weights"], resumed["weights"], 1e-6)
+
+
+def test_resume_is_bit_exact_on_four_ranks(tmp_path):
+    """Their gradients are added up in the same order in the first step of a process as in all others."""
+    keys = ["trainer.max_steps=9", "trainer.save_steps=2", "optimizer={type: AdamW, args: {lr: 0.01}}"]
+    calm = results(4, keys)
+    assert -signal.SIGKILL in on_ranks(4, trained, keys, tmp_path, kill_rank_1)
+    resumed = results(4, keys, tmp_path)
+    assert "from step 4" in (tmp_path / "run/log.txt").read_text()
+    assert same(calm["weights"], resumed["weights"], 0)
+
+
+def kill_rank_1(trainer):
+    step = trainer.train_step
+
+    def train_step(batches):
+        if trainer.step == 5:
+            trainer.saving.wait()
+            if trainer.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        step(batches)
+
+    trainer.train_step = train_step
 
 
 def signal_rank_1(trainer):

@@ -1,4 +1,4 @@
-"""Two hosts: network namespaces joined by a cable, of which one is switched off in the middle of a run."""
+"""Two hosts, network namespaces joined by a cable: in a run one of them is switched off, or the cable is pulled."""
 
 import contextlib
 import os
@@ -15,11 +15,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOSTS = (("gw-test-a", "10.199.7.1"), ("gw-test-b", "10.199.7.2"))
+KEYS = ["trainer.epochs=null", "trainer.max_steps=400", "trainer.save_steps=20", "trainer.tensorboard=false"]
+KEYS += ["trainer.timeout=8"]
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hosts():
     if not shutil.which("ip"):
         pytest.skip("needs `ip` (iproute2)")
@@ -45,14 +47,14 @@ def hosts():
             subprocess.run(["ip", "netns", "del", name], check=True)
 
 
-def start(host, folder, *keys):
+def start(host, folder):
     """torchrun on one of the hosts, in a process group of its own."""
     name, address = HOSTS[host]
     command = ["ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
     command += ["--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=test"]
     command += [f"--rdzv-conf=is_host={host == 0}"]  # both bear this machine's name, by which torchrun would know
     command += [f"--rdzv-endpoint={HOSTS[0][1]}:29411", f"--local-addr={address}", f"{ROOT}/train.py"]
-    command += ["-c", f"{ROOT}/config/digits.yaml", "-r", "auto", "--run-id", "r", *keys]
+    command += ["-c", f"{ROOT}/config/digits.yaml", "-r", "auto", "--run-id", "r", *KEYS]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable"}
     env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with open(folder / f"{name}.txt", "ab") as out:
@@ -74,18 +76,44 @@ def weights(folder):
     return {k: v.numpy() for k, v in state["model"].items()}
 
 
-def run(folder, power_cut):
-    keys = ["trainer.epochs=null", "trainer.max_steps=400", "trainer.save_steps=20", "trainer.tensorboard=false"]
-    folder.mkdir()
-    nodes = [start(host, folder, *keys) for host in (0, 1)]
+def power_cut(nodes, folder):
+    """One host is switched off, and comes back."""
+    switch_off(nodes[1])
+    nodes[1] = start(1, folder)
+
+
+def pulled_cable(nodes, folder):
+    """The hosts do not reach each other for longer than the run waits; torchrun starts it again on both."""
+    link("down")
     try:
-        if power_cut:
+        log, deadline = folder / "saved/digits/r/log.txt", time.monotonic() + 60
+        while "Nothing moved for trainer.timeout = 8 seconds" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        link("up")
+
+
+def brief_outage(nodes, folder):
+    """The network loses everything for some seconds."""
+    link("down")
+    time.sleep(3)
+    link("up")
+
+
+def link(state):
+    subprocess.run(["ip", "-n", HOSTS[1][0], "link", "set", "cable", state], check=True)
+
+
+def run(folder, trouble=None):
+    folder.mkdir()
+    nodes = [start(host, folder) for host in (0, 1)]
+    try:
+        if trouble:
             deadline = time.monotonic() + 100
             saved = folder / "saved/digits/r/checkpoints"
             while not list(saved.glob("checkpoint-step*")) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            switch_off(nodes[1])
-            nodes[1] = start(1, folder, *keys)
+            trouble(nodes, folder)
         codes = [node.wait(200) for node in nodes]
         assert codes == [0, 0], "\n".join(p.read_text()[-3000:] for p in folder.glob("*.txt"))
     finally:
@@ -95,8 +123,21 @@ def run(folder, power_cut):
     return weights(folder), (folder / "saved/digits/r/log.txt").read_text()
 
 
-def test_a_host_is_switched_off_and_comes_back(hosts, tmp_path):
-    calm, _ = run(tmp_path / "calm", power_cut=False)
-    stormy, log = run(tmp_path / "stormy", power_cut=True)
-    assert log.count("continuing in saved/digits/r from step") >= 1
+@pytest.fixture(scope="module")
+def calm(hosts, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("calm") / "calm")[0]
+
+
+@pytest.mark.parametrize(
+    "trouble, told, restarted",
+    [
+        (power_cut, "rank 1 (", True),
+        (pulled_cable, "gives no sign of life", True),
+        (brief_outage, "finished at step 400", False),
+    ],
+)
+def test_the_run_goes_on_with_the_same_weights(hosts, calm, tmp_path, trouble, told, restarted):
+    stormy, log = run(tmp_path / "stormy", trouble)
+    assert told in log
+    assert ("continuing in saved/digits/r from step" in log) == restarted
     assert all(np.array_equal(calm[name], stormy[name]) for name in calm)

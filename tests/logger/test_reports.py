@@ -26,6 +26,7 @@ __all__ = ["tiny"]
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPEED = r"  [\d,]+ samples/s"
 LEFT = r"  \d+:\d\d left"
+TIME = r"time: \d+\.\d s(  (data|forward|backward|optimizer|logging|validation|checkpoints|other) \d+%){4,8}"
 
 
 def four(value: float) -> str:
@@ -46,7 +47,7 @@ def expected(tiny: Tiny, log_points: bool = True) -> list[str]:
         values = "  ".join(f"{name} {four(value)}" for name, value in means.items())
         values += f"  val_loss {four(after['loss'])}  val_accuracy {four(after['accuracy'])}"
         lines.append(rf"epoch {epoch}/2  step {after['step']:>2}  {values}{SPEED}" + (LEFT if epoch == 1 else ""))
-    return lines
+    return [*lines, TIME]
 
 
 def assert_lines(patterns: list[str], lines: list[str]) -> None:
@@ -191,7 +192,8 @@ def test_a_terminal_shows_epochs_and_no_left_overs_of_the_bar(tiny):
     assert "epoch 1/2 ░░░░░░░░░░ 0/6" in bars
     lines = on_screen(output.decode())
     assert lines[:3] == [*SUMMARY, "training in saved/tiny/run"]
-    assert [line[:18] for line in lines[3:-2]] == ["epoch 1/2  step  6", "epoch 2/2  step 12"]
+    assert [line[:18] for line in lines[3:5]] == ["epoch 1/2  step  6", "epoch 2/2  step 12"]
+    assert lines[5].startswith("time: ")
     assert not any("samples/s" in line for line in lines)
     assert "samples/s" in (tiny.folder / "saved/tiny/run/log.txt").read_text()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.resume.harness import House, at_step, before, config, same_end, together
+from trainer import checkpoint
 from trainer.base_trainer import BaseTrainer
 from trainer.finite import Finite
 from trainer.gan_trainer import GANTrainer
@@ -196,3 +197,20 @@ def test_sixteen_bits_are_exact_too(precision: str, tmp_path: Any) -> None:
     house.train()
     same_end(house, whole)
     assert bool(house.state()["scaler"]) == (precision == "fp16")
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (100,), (3, 40), (40, 3), (2, 3, 5, 7), (0, 4)])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_copying_sees_each_number(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], value: float) -> None:
+    """Wherever it stands, also in tensors of another memory format."""
+    monkeypatch.setattr(checkpoint, "PIECE", 8)
+    clean = torch.randn(shape)
+    clean = clean.to(memory_format=torch.channels_last) if len(shape) == 4 else clean
+    for i in range(clean.numel() + 1):
+        spoilt = clean.clone()
+        if i < clean.numel():
+            spoilt[torch.unravel_index(torch.tensor(i), shape) if shape else ()] = value
+        to = torch.zeros_like(spoilt)
+        sums = torch.stack(checkpoint._copy_and_sum(spoilt, to))
+        assert torch.equal(to.nan_to_num(), spoilt.nan_to_num())
+        assert bool(sums.isfinite().all()) == (i == clean.numel())

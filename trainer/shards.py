@@ -1,0 +1,296 @@
+"""Checkpoints of sharded models: a small file as ever, and a folder of torch.distributed.checkpoint beside it.
+
+    python -m trainer.shards saved/NAME/RUN/checkpoints/checkpoint-step8.pth plain.pth
+
+makes one plain file of them, in one process. The file holds all but the values of sharded tensors, for which it has
+tensors without values, on the device `meta`; each process writes its part of the values into the folder. The file is
+written last and names the folder and the checksums in it, so both are there or there is no checkpoint.
+"""
+
+import itertools
+import os
+import pickle
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.optim import Optimizer
+
+from trainer import checkpoint
+from trainer.checkpoint import SHARDS, BrokenCheckpoint, Checkpoints
+from trainer.fsdp import local
+from utils import distributed
+from utils.errors import Refused
+from utils.run import exit_with, find_tested, sync_folder
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+class ShardedCheckpoints(Checkpoints):
+    """As Checkpoints, on all ranks: each copies and writes its part, in the background too."""
+
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        super().__init__(folder, keep_last)
+        self.group: Any = dist.new_group(backend="gloo")  # the thread's own: steps go on meanwhile
+        self.mesh = init_device_mesh("cpu", (distributed.world(),))
+
+    def save(self, state: Mapping[str, Any], best: bool, suspect: Callable[[], None] | None = None) -> None:
+        super().save(split(state), best, suspect)
+        self.bytes_needed *= distributed.world()
+
+    def _write(self, state: Mapping[str, Any], names: list[str]) -> None:
+        """All ranks fail alike, or none does."""
+        error = None
+        try:
+            files = self._write_shards(state)
+            if distributed.is_main():
+                folder = self._rename(state["step"])
+                super()._write({**state, SHARDS: {"folder": folder, "files": files}}, names)
+        except Exception as e:
+            error = checkpoint.reason(e)
+        if told := [reason for reason in self._gather(error) if reason]:
+            if distributed.is_main():
+                checkpoint.remove_unused(self.folder)
+            raise OSError(0, told[0])
+
+    def _write_shards(self, state: Mapping[str, Any]) -> dict[str, list[int]]:
+        """The files of all ranks: {name: [bytes, checksum]}."""
+        writer = _Writer(self._temporary(state["step"]))
+        tensors = {
+            at: DTensor.from_local(
+                mine, self.mesh, [Shard(0)], run_check=False, shape=whole.shape, stride=whole.stride()
+            )
+            for at, (whole, mine) in state[SHARDS].items()
+        }
+        try:
+            dcp.save(tensors, storage_writer=writer, process_group=self.group)
+        except dcp.CheckpointException as e:
+            raise next(iter(e.failures.values()))[0] from None
+        every = self._gather(writer.files.written)
+        files = {name: told for of_rank in every for name, told in of_rank.items()}
+        damaged = checkpoint.damaged(Path(writer.path), {name: files[name] for name in writer.files.written})
+        if found := [text for text in self._gather(damaged) if text]:
+            raise BrokenCheckpoint(found[0])
+        return files
+
+    def _temporary(self, step: int) -> Path:
+        return self.folder / f".tmp-checkpoint-step{step}.shards"
+
+    def _rename(self, step: int) -> str:
+        """Give the folder its name, which no older checkpoint of that step may have: one that was set aside."""
+        stem = f"checkpoint-step{step}"
+        names = itertools.chain([f"{stem}.shards"], (f"{stem}-{i}.shards" for i in itertools.count(2)))
+        name = next(name for name in names if not (self.folder / name).exists())
+        sync_folder(self._temporary(step))
+        os.rename(self._temporary(step), self.folder / name)
+        sync_folder(self.folder)
+        return name
+
+    def _gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * distributed.world()
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+
+def split(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The state without the values of sharded tensors; under `shards` {path: (the same without, this rank's part)}."""
+    parts: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def without(value: Any, at: str) -> Any:
+        if isinstance(value, DTensor):
+            if tuple(value.placements) != (Shard(0),):
+                return value.full_tensor()
+            parts[at] = torch.empty(value.shape, dtype=value.dtype, device="meta"), local(value.detach())
+            return parts[at][0]
+        if isinstance(value, Mapping):
+            return {k: without(v, f"{at}.{k}") for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)([without(v, f"{at}.{i}") for i, v in enumerate(value)])
+        return value
+
+    return {name: without(part, name) for name, part in state.items()} | {SHARDS: parts}
+
+
+class _Files(filesystem.FileSystem):
+    """Notes what is written: {name: [bytes, checksum]}, of what was meant to be, not of what a disk made of it."""
+
+    def __init__(self) -> None:
+        self.written: dict[str, list[int]] = {}
+
+    @contextmanager
+    def create_stream(self, path: Any, mode: str) -> Iterator[Any]:
+        with super().create_stream(path, mode) as file:
+            stream = _Summed(file)
+            yield stream
+        if "w" in mode:
+            self.written[Path(path).name.removesuffix(".tmp")] = [stream.size, stream.sum]
+
+
+class _Summed:
+    def __init__(self, file: Any) -> None:
+        self.file, self.size, self.sum = file, 0, 0
+
+    def write(self, data: Any) -> int:
+        self.size, self.sum = self.size + len(data), zlib.crc32(data, self.sum)
+        return self.file.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+class _Writer(dcp.FileSystemWriter):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.fs = self.files = _Files()
+
+    def storage_meta(self) -> None:
+        """None of the paths of this machine."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        with self._told():
+            return super().write_data(plan, planner)
+
+    def finish(self, metadata: Any, results: Any) -> None:
+        with self._told():
+            super().finish(metadata, results)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:  # its cause would not get to the other ranks
+            raise OSError(0, f"rank {distributed.rank()}: {checkpoint.reason(e)}") from None
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+class Fitting:
+    """Gives the parts of a trainer their tensors, from a sharded checkpoint or a plain one, as shards or whole.
+
+    Of a sharded checkpoint each rank reads what it needs, and nothing before it is asked for.
+    """
+
+    def __init__(self, state: Mapping[str, Any], path: Path, model: nn.Module | None = None) -> None:
+        """model: where it is sharded, what a tensor of the same name and shape is sharded like."""
+        self.folder = path.parent / state[SHARDS]["folder"] if SHARDS in state else None
+        self.named = {checkpoint.clean(k): v for k, v in model.state_dict().items()} if model is not None else {}
+
+    def __call__(self, part: Any, values: Any, at: str) -> Any:
+        """The state of a part, `values` in the checkpoint, under the name `at`."""
+        missing: dict[str, Tensor] = {}
+        fitted = self._part(part, values, at, missing)
+        if missing:
+            assert self.folder is not None, "a tensor without values in a plain checkpoint"
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that each process reads on its own
+                dcp.load(missing, storage_reader=_Reader(self.folder), no_dist=True)
+        return fitted
+
+    def _part(self, part: Any, values: Any, at: str, missing: dict[str, Tensor]) -> Any:
+        if isinstance(part, Mapping) and isinstance(values, Mapping):
+            return {k: self._part(part.get(k), v, f"{at}.{k}", missing) for k, v in values.items()}
+        if isinstance(part, Optimizer):  # its state is by the numbers of parameters
+            parameters = enumerate(p for group in part.param_groups for p in group["params"])
+            return self._fit(values, at, dict(parameters) if self.named else {}, None, missing)
+        return self._fit(values, at, self.named, None, missing)
+
+    def _fit(self, value: Any, at: str, likes: Mapping[Any, Any], like: Any, missing: dict[str, Tensor]) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(value, at, like, missing)
+        if isinstance(value, Mapping):
+            return {k: self._fit(v, f"{at}.{k}", likes, likes.get(k, like), missing) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)([self._fit(v, f"{at}.{i}", likes, like, missing) for i, v in enumerate(value)])
+        return value
+
+    @staticmethod
+    def _tensor(value: Tensor, at: str, like: Any, missing: dict[str, Tensor]) -> Tensor:
+        sharded = isinstance(like, DTensor) and like.shape == value.shape
+        if value.is_meta:
+            empty = torch.empty_like(like.detach(), dtype=value.dtype) if sharded else None
+            missing[at] = torch.empty(value.shape, dtype=value.dtype) if empty is None else empty
+            return missing[at]
+        if not sharded:
+            return value
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+class _Reader(dcp.FileSystemReader):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        with open(folder / ".metadata", "rb") as file:
+            self.metadata = _Plain(file).load()
+
+    def read_metadata(self, *_: Any, **__: Any) -> metadata.Metadata:
+        return self.metadata
+
+
+class _Plain(pickle.Unpickler):
+    """Makes nothing but descriptions of tensors: a pickle may otherwise name any function to be run."""
+
+    KINDS = {
+        (kind.__module__, kind.__qualname__): kind
+        for kind in (
+            metadata.Metadata,
+            metadata.MetadataIndex,
+            metadata.TensorStorageMetadata,  # not BytesStorageMetadata: what that describes is unpickled
+            metadata.TensorProperties,
+            metadata.ChunkStorageMetadata,
+            metadata._MEM_FORMAT_ENCODING,
+            filesystem._StorageInfo,
+            torch.Size,
+            torch.serialization._get_layout,
+        )
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if (module, name) not in self.KINDS:
+            raise BrokenCheckpoint(f"its .metadata names {module}.{name}, and loading that could run code")
+        return self.KINDS[module, name]
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The model's weights in a sharded checkpoint."""
+    try:
+        return cast(dict[str, Tensor], whole(path, ["model"])["model"])
+    except BrokenCheckpoint as e:
+        raise Refused(f"{path} cannot be used: {e}") from e
+
+
+def whole(path: Path, names: list[str] | None = None) -> dict[str, Any]:
+    """The state in a checkpoint with all values in it, or those of some parts; raises BrokenCheckpoint."""
+    state = checkpoint.load(path)
+    fit = Fitting(state, path)
+    return {name: fit(None, state[name], name) for name in names or state if name != SHARDS}
+
+
+def main(argv: list[str] | None = None) -> None:
+    given = sys.argv[1:] if argv is None else argv
+    if len(given) != 2 or given[0].startswith("-"):
+        raise Refused("usage: python -m trainer.shards CHECKPOINT OUT.pth: one plain file of a sharded checkpoint")
+    path, out = find_tested(given[0]), Path(given[1])
+    try:
+        checkpoint.write(whole(path), out)
+    except BrokenCheckpoint as e:
+        raise Refused(f"{path} cannot be used: {e}") from e
+    except OSError as e:
+        raise Refused(f"{out} could not be written: {e.strerror}") from e
+    print(f"{out}: {path} in one file, {out.stat().st_size / 1e6:,.1f} MB")
+
+
+if __name__ == "__main__":
+    exit_with(main)

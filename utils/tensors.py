@@ -1,0 +1,29 @@
+"""Batches as a data set makes them: tensors in tuples, lists and dicts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def each_tensor(function: Callable[[Tensor], Tensor], data: Any) -> Any:
+    """The same structure, each tensor in it replaced by function(tensor)."""
+    if isinstance(data, Tensor):
+        return function(data)
+    if isinstance(data, dict):
+        return {key: each_tensor(function, value) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(each_tensor(function, value) for value in data))
+    if isinstance(data, (list, tuple)):
+        return type(data)(each_tensor(function, value) for value in data)
+    return data
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """Move all tensors of a batch without waiting: to a GPU from memory that the system cannot move meanwhile."""
+    if device.type == "cpu":
+        return data  # where a loader puts everything
+    if device.type == "cuda":
+        data = each_tensor(lambda t: t if t.is_cuda else t.pin_memory(), data)
+    return each_tensor(lambda t: t.to(device, non_blocking=True), data)
