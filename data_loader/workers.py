@@ -1,7 +1,6 @@
 """Processes that read batches ahead. They leave signals to the main process, and end with it whatever ends it."""
 
 import atexit
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from utils.errors import SampleError, killed_worker
+from utils.launch import end_with_parent
 
 # Those that may be alive. At exit Python would end their workers by SIGTERM, which these ignore, and wait for them.
 _loading: "weakref.WeakSet[Generator[Any, None, None]]" = weakref.WeakSet()
@@ -91,8 +91,6 @@ def _start_worker(parent: int, _: int) -> None:
     """A worker leaves signals, also those to the whole process group, to the main process, and never outlives it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
-            os._exit(1)  # it was killed before it could be followed
+    end_with_parent()
+    if sys.platform == "linux" and multiprocessing.get_start_method() == "fork" and os.getppid() != parent:
+        os._exit(1)  # it was killed before it could be followed

@@ -230,7 +230,7 @@ class BaseTrainer:
         self.signal.install()
         self.model.train()
         self.reporter.start(self.step)
-        self.compiler.start()
+        self.compiler.start(self.device)
         self.clock.start()
         stream = self.data_loader.stream(self.step)
         try:

@@ -44,9 +44,11 @@ class Compiler:
             self._functions[key] = torch.compile(function, backend=self._compile, dynamic=False)
         return self._functions[key]
 
-    def start(self) -> None:
+    def start(self, device: torch.device) -> None:
         if self.what:
             log.info("the first step compiles, which may take minutes")
+        if self.what and device.type == "cpu":
+            log.warning("trainer.compile: on a CPU it is seldom faster; compare samples/s with trainer.compile=false")
 
     def tell(self, during: str) -> None:
         """Tell of what was compiled since the last time."""

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parallel import DistributedDataParallel
 
 from utils import launch
-from utils.errors import Stopped
+from utils.errors import Interrupted, Stopped
 from utils.watchdog import beat, together, watching
 
 __all__ = ["beat", "together"]
@@ -48,15 +48,24 @@ def joined(timeout: float, tell: Callable[[str], None]) -> Iterator[None]:
     if not launch.joined():
         yield
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        launch.end_with_parent()  # it holds the store: without it, ranks that start or end would wait for hours
     # Tensors on the GPU go over NCCL; numbers for the host, as a vote on stopping, over gloo: no wait for the GPU
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     wait = timedelta(seconds=2 * timeout + 60)  # the watchdog is to be first
     dist.init_process_group(backend, timeout=wait, **_fresh_store(wait))
+    alike = True
     try:
         with watching(timeout, from_main(uuid.uuid4().hex), tell):
             yield
-    finally:  # of a run that ended, or was interrupted on all ranks: any other error has ended this process
-        wait_for_all()  # rank 0 may hold the store that the others talk to
+    except Interrupted:
+        raise
+    except BaseException:  # of the watchdog's start: all others have ended this process
+        alike = False
+        raise
+    finally:
+        if alike:  # the run ended, or was interrupted on all ranks
+            wait_for_all()  # rank 0 may hold the store that the others talk to
         dist.destroy_process_group()
 
 

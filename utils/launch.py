@@ -1,7 +1,9 @@
 """How a run comes to its processes: one per device of this machine, or those that torchrun or srun have started."""
 
+import ctypes
 import os
 import re
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -69,6 +71,13 @@ def device(n_gpu: int | str, given: str | None) -> tuple[torch.device, str | Non
     if chosen.type != "cpu":
         torch.accelerator.set_device_index(chosen.index)
     return chosen, warn
+
+
+def end_with_parent() -> None:
+    """Be killed when the parent process ends, however it ends (Linux)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def start(count: int, command: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
 """From one command to the processes: a device each, srun's variables, torchrun's restarts."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +99,40 @@ def test_one_command_starts_processes(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="for Linux")
+def test_ranks_end_with_their_launcher(tmp_path):
+    """Whatever they are doing: here they are stopped, so that no watchdog of theirs could see to it."""
+    command = [sys.executable, f"{ROOT}/train.py", "-c", f"{ROOT}/config/digits.yaml", "-d", "cpu,cpu"]
+    command += ["trainer.max_steps=100000", "trainer.epochs=null", "--run-id", "r"]
+    launcher = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL)
+    try:
+        log = tmp_path / "saved/digits/r/log.txt"
+        until(lambda: log.exists() and "step" in log.read_text())
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        ranks = [int(pid) for pid in children if b"train.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        assert len(ranks) == 2
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    until(lambda: not any(map(running, ranks)), seconds=10)
+
+
+def until(what, seconds=100):
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def running(pid):
+    """And not a zombie that nobody has waited for."""
+    with contextlib.suppress(FileNotFoundError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
 def test_srun_joins(tmp_path):
     """Two processes as srun would start them: nothing but its variables."""
     task = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "127.0.0.1"}
