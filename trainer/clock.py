@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 COMPUTING = ("forward", "backward", "optimizer")
+PARTS = ("data", *COMPUTING, "logging", "validation", "checkpoints", "other")
 
 
 class Clock:
@@ -58,7 +59,7 @@ class Clock:
         self._events.append((name, event))
 
     def shares(self) -> dict[str, float]:
-        """The seconds that went to each part, the longest first."""
+        """The seconds that went to each part."""
         seconds = dict(self.seconds)
         waiting = seconds.pop("waiting", 0.0)
         on_gpu = {name: self._on_gpu[name] for name in COMPUTING}
@@ -67,10 +68,10 @@ class Clock:
             seconds |= {name: computing * share / total for name, share in on_gpu.items()}
         else:
             seconds["logging"] = seconds.get("logging", 0.0) + waiting
-        return dict(sorted(seconds.items(), key=lambda item: -item[1]))
+        return {part: seconds[part] for part in PARTS if part in seconds}
 
     def __str__(self) -> str:
         seconds = self.shares()
         total = sum(seconds.values())
-        rows = [f"{name} {share / total:.0%}" for name, share in seconds.items() if share >= 0.005 * total]
+        rows = [f"{name} {share / total:.0%}" for name, share in seconds.items()]
         return f"time: {total:,.1f} s  " + "  ".join(rows)

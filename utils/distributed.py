@@ -54,18 +54,15 @@ def joined(timeout: float, tell: Callable[[str], None]) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     wait = timedelta(seconds=2 * timeout + 60)  # the watchdog is to be first
     dist.init_process_group(backend, timeout=wait, **_fresh_store(wait))
-    alike = True
     try:
         with watching(timeout, from_main(uuid.uuid4().hex), tell):
             yield
-    except Interrupted:
+    except Interrupted:  # on all ranks alike; any other error has ended this process, or its watchdog did not start
+        wait_for_all()
         raise
-    except BaseException:  # of the watchdog's start: all others have ended this process
-        alike = False
-        raise
+    else:
+        wait_for_all()  # rank 0 may hold the store that the others talk to
     finally:
-        if alike:  # the run ended, or was interrupted on all ranks
-            wait_for_all()  # rank 0 may hold the store that the others talk to
         dist.destroy_process_group()
 
 

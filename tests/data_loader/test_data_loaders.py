@@ -252,7 +252,7 @@ def test_images_of_every_kind_come_in_colour(mode: str, tmp_path: Path) -> None:
     grey = Image.new("L", (20, 20), 255)
     (Image.fromarray(np.full((20, 20), 65535, np.uint16)) if mode == "I;16" else grey.convert(mode)).save(path)
     with Image.open(path) as file:
-        assert file.mode == mode
+        assert file.mode in {mode, mode.split(";")[0]}  # Pillow before 11 opens I;16 as I
     for transform in (Centre(14), RandomResizedCrop(14)):
         image, label = ImageFiles([(str(path), 3)], transform)[0]
         assert (image.shape, image.dtype, label) == ((3, 14, 14), torch.uint8, 3)

@@ -30,10 +30,11 @@ def test_every_second_of_the_loop_is_in_one_part(tiny):
     trainer.model.forward = slow
     trainer.train()
     shares = trainer.clock.shares()
-    assert next(iter(shares)) == "forward"
+    assert max(shares, key=lambda part: shares[part]) == "forward"
     assert shares["forward"] >= 12 * 0.02
     assert shares["validation"] >= 2 * 4 * 0.02
-    assert set(shares) == {"data", "forward", "backward", "optimizer", "logging", "validation", "checkpoints", "other"}
+    order = ["data", "forward", "backward", "optimizer", "logging", "validation", "checkpoints", "other"]
+    assert list(shares) == order
     assert sum(shares.values()) == pytest.approx(trainer.taken, rel=0.05)
 
 
