@@ -160,7 +160,8 @@ class BaseDataLoader:
     def once(self, keep: bool = False) -> Iterator[Batch]:
         """One pass in order; over all ranks, each sample once. keep: let its workers live for the next, until close().
 
-        Kept workers go on with the first batches of the next pass, which wait until it comes.
+        Kept workers go on with the first batches of the next pass, which wait until it comes; they have the data set as
+        it was at their first pass.
         """
         if not (keep and self.num_workers):
             yield from self._load(self.sampler.once())

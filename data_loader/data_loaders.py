@@ -147,6 +147,8 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         images = images.float()
+        if 0 in images.stride():  # of expand(): channels that are the same memory
+            images = images.contiguous()
         channels = images.unbind(1) if len(self.channels) > 1 else [images]
         for channel, (shift, scale) in zip(channels, self.channels, strict=True):
             torch.add(shift, channel, alpha=scale, out=channel)  # one pass; to subtract and to divide are two

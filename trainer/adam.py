@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Optimizer, optimizer
 
 from trainer import eager
 
 _ONE = torch.ones(())
+_HOOKS = optimizer._global_optimizer_pre_hooks, optimizer._global_optimizer_post_hooks  # of all optimizers
 
 
 class _Short(Optimizer):
@@ -33,7 +34,7 @@ class _Short(Optimizer):
         if self._plain is None:  # the first step: it makes the state, too
             self._plain = self._is_plain()
             return self._long(closure)
-        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or any(_HOOKS)
         if not self._plain or closure is not None or hooks or getattr(self, "found_inf", None) is not None:
             return self._long(closure)
         work = []

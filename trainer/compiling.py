@@ -12,7 +12,7 @@ from logger.logger import log
 from utils.errors import Refused, Stopped
 
 BACKEND = "inductor"
-MANY = 12  # graphs; of one function torch compiles 8, then none
+MANY = 12  # graphs; worth a warning
 
 
 class Compiler:
@@ -29,6 +29,8 @@ class Compiler:
         self._warned = False
         self._seconds = 0.0
         self._functions: dict[Any, Callable[..., Any]] = {}
+        if what:  # by torch's own limit, 8 a function, what is compiled would depend on which shapes came first
+            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10**6
 
     def model(self, model: nn.Module) -> None:
         """Compile the model in place, where that was asked for: its names and its state stay."""
@@ -39,7 +41,8 @@ class Compiler:
         """The function itself, or compiled where the whole step is to be."""
         if self.what != "step":
             return function
-        key = getattr(function, "__func__", function)  # a method is another object each time it is asked for
+        # A method is another object each time it is asked for
+        key = id(getattr(function, "__self__", None)), getattr(function, "__func__", function)
         if key not in self._functions:
             self._functions[key] = torch.compile(function, backend=self._compile, dynamic=False)
         return self._functions[key]
@@ -64,8 +67,8 @@ class Compiler:
         log.info(f"{again} in {during}: {new} graph{'s' * (new > 1)}, {self._seconds:.0f} s")
         if self._told < MANY <= self.graphs:
             log.warning(
-                f"trainer.compile: {self.graphs} graphs by now, one for each shape and mode, and torch soon gives up. "
-                "Give all samples one shape, or set trainer.compile=false"
+                f"trainer.compile: {self.graphs} graphs by now, one for each shape and mode. Give all samples one "
+                "shape, or set trainer.compile=false"
             )
         self._told, self._seconds = self.graphs, 0.0
 

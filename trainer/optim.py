@@ -63,7 +63,8 @@ def build_optimizer(config: Any, model: nn.Module) -> Any:
 
 
 def _build_optimizer(config: Any, part: Any, model: nn.Module) -> Any:
-    eager.spare(config.resolve("optimizer", part))
+    if isinstance(named := config.resolve("optimizer", part), type):  # or a function
+        eager.spare(named)
     return config.build_part("optimizer", part, _trainable(model), **_fastest(config, part))
 
 

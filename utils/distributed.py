@@ -3,6 +3,7 @@
 import contextlib
 import os
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -63,6 +64,9 @@ def joined(timeout: float, tell: Callable[[str], None]) -> Iterator[None]:
     else:
         wait_for_all()  # rank 0 may hold the store that the others talk to
     finally:
+        for ddp in _wrapped:  # left for later, torch 2.10 waits in them for gloo's thread, and that for the GIL
+            del ddp.reducer, ddp.logger
+        _wrapped.clear()
         dist.destroy_process_group()
 
 
@@ -141,6 +145,7 @@ class Vote:
 
 # Where gradients travel while others are computed. On a CPU both need its cores, so all go together, which is faster
 OVERLAPPED = {"cuda"}
+_wrapped: "weakref.WeakSet[DistributedDataParallel]" = weakref.WeakSet()
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
@@ -149,6 +154,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
         return model
     ids = [device.index] if device.type == "cuda" else None
     wrapped = DistributedDataParallel(model, device_ids=ids)
+    _wrapped.add(wrapped)
     wrapped.broadcast_buffers = False  # in each forward pass, also in a validation's; `Buffers` does it once a step
     return wrapped
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_loader.data_loaders import Normalise
 from data_loader.transforms import RandomAffine, RandomCropFlip
 from utils.seed import keys_of
 
@@ -61,3 +62,9 @@ def test_crop_shifts_by_whole_pixels_mirrors_the_edge_and_flips_one_in_two() -> 
     assert seen == {tuple(row) for row in expected.values()}
     flipped = RandomCropFlip(flip=True)(ramp, KEYS)[:, 0, 0, 0] == 9
     assert 20 < flipped.sum() < 44
+
+
+def test_channels_that_are_the_same_memory_are_normalised_once_each() -> None:
+    grey = torch.rand(4, 1, 5, 5)
+    normalise = Normalise((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), white=1)
+    torch.testing.assert_close(normalise(grey.expand(-1, 3, -1, -1)), normalise(grey.repeat(1, 3, 1, 1)))

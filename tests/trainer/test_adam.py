@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trainer import optim
 
@@ -81,6 +82,19 @@ def test_what_is_unusual_goes_torchs_way():
         reference.step()
         assert equal(ours, theirs)
     assert len(called) == 4
+
+
+def test_hooks_of_all_optimizers_are_called():
+    ours, _ = models()
+    mine = optim.Adam(ours.parameters(), fused=True)
+    called = []
+    handle = register_optimizer_step_post_hook(lambda *_: called.append(1))
+    for step in range(3):
+        gradients(ours, step=step)
+        mine.step()
+    handle.remove()
+    mine.step()
+    assert len(called) == 3
 
 
 def test_the_scaler_leaves_out_an_overflow():

@@ -78,17 +78,15 @@ def test_many_graphs_are_warned_of(caplog, eager):
     compiler = Compiler("step")
     double = compiler.step(lambda x: x + x)
     assert compiler.step(test_many_graphs_are_warned_of) is compiler.step(test_many_graphs_are_warned_of)
-    for n in range(2, 7):
+    compiling.check("step", torch.device("cpu"))
+    for n in range(2, 14):  # all of them, not torch's first 8: which came first would decide what is compiled
         assert double(torch.ones(n)).sum() == 2 * n
-    triple = compiler.step(lambda x: x + x + x)
-    for n in range(2, 9):
-        triple(torch.ones(n))
     assert compiler.graphs == 12
     compiler.tell("step 1")
     compiler.tell("step 2")
     assert told(caplog) == [
-        "trainer.compile: 12 graphs by now, one for each shape and mode, and torch soon gives up. Give all samples one "
-        "shape, or set trainer.compile=false"
+        "trainer.compile: 12 graphs by now, one for each shape and mode. Give all samples one shape, or set "
+        "trainer.compile=false"
     ]
 
 

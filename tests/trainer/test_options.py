@@ -8,6 +8,7 @@ import torch
 import model.model
 import train
 from tests.tiny import CONFIG, tiny
+from trainer import optim
 from utils import run as runs
 from utils.errors import Refused
 
@@ -195,3 +196,14 @@ def test_runs_that_begin_in_the_same_second(tiny, monkeypatch):
     ]
     for run in (one, two, three):
         run.close()
+
+
+def one_of_mine(params, lr: float = 0.1):
+    return torch.optim.SGD(params, lr)
+
+
+def test_an_optimizer_may_be_a_function(tiny, monkeypatch):
+    monkeypatch.setattr(optim, "one_of_mine", one_of_mine, raising=False)
+    trainer = tiny.train("optimizer={type: one_of_mine, args: {lr: 0.2}}")
+    assert trainer.step == 12
+    assert trainer.optimizer.defaults["lr"] == 0.2
