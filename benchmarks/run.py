@@ -48,6 +48,7 @@ ROWS: dict[str, Row] = {
             Figure("the same features by hand, each in its fastest way", r"^tuned .* ([\d.]+) of plain"),
         ]
     ),
+    "profile": Row([]),
     "mnist": Row(
         [
             Figure("an epoch of MNIST, over a loop's time by hand", r"^ours .* ([\d.]+) of the hand loop", "<= 0.60"),

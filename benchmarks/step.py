@@ -146,21 +146,22 @@ def tuned(steps: int) -> float:
         return (time.perf_counter() - start) / steps
 
 
+def config_of(steps: int) -> dict[str, Any]:
+    """Of a run with everything on."""
+    return {
+        "name": "bench",
+        "arch": {"type": "MLP", "args": {"in_features": FEATURES, "hidden": [128]}},
+        "data_loader": {"type": "BenchDataLoader"},
+        "loss": "CrossEntropyLoss",
+        "metrics": ["accuracy"],
+        "optimizer": {"type": "Adam", "args": {"lr": 1e-3}},
+        "lr_scheduler": {"type": "WarmupCosineLR"},
+        "trainer": {"max_steps": steps, "clip_grad_norm": 1.0, "verbosity": 2, "save_period": 10**6},
+    }
+
+
 def ours(steps: int) -> float:
-    config = configs.load(
-        [
-            {
-                "name": "bench",
-                "arch": {"type": "MLP", "args": {"in_features": FEATURES, "hidden": [128]}},
-                "data_loader": {"type": "BenchDataLoader"},
-                "loss": "CrossEntropyLoss",
-                "metrics": ["accuracy"],
-                "optimizer": {"type": "Adam", "args": {"lr": 1e-3}},
-                "lr_scheduler": {"type": "WarmupCosineLR"},
-                "trainer": {"max_steps": steps + WARM, "clip_grad_norm": 1.0, "verbosity": 2, "save_period": 10**6},
-            }
-        ]
-    )
+    config = configs.load([config_of(steps + WARM)])
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder, "run"))
         trainer = train.build(config, run)

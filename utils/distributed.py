@@ -50,7 +50,7 @@ def joined(timeout: float, tell: Callable[[str], None]) -> Iterator[None]:
         yield
         return
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        launch.end_with_parent()  # it holds the store: without it, ranks that start or end would wait for hours
+        launch.end_with_parent()  # it holds the store, for which ranks that start or end would wait twice the timeout
     # Tensors on the GPU go over NCCL; numbers for the host, as a vote on stopping, over gloo: no wait for the GPU
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     wait = timedelta(seconds=2 * timeout + 60)  # the watchdog is to be first
