@@ -32,7 +32,7 @@ slow: $(VENV)/.dev
 	$(RUN) -m pytest -m slow || [ $$? -eq 5 ]
 
 bench: $(VENV)/.bench
-	$(RUN) -m benchmarks.run $(if $(wildcard data/MNIST),--data-dir data/)
+	$(RUN) -m benchmarks.run $(if $(wildcard data/MNIST/raw/train-images-idx3-ubyte),--data-dir data/)
 
 format: $(VENV)/.dev
 	$(RUN) -m ruff format .
