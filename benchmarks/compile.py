@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import TensorDataset
 
 import train
+from benchmarks.step import InMemory
 from data_loader import data_loaders
 from data_loader.base_data_loader import BaseDataLoader
 from trainer import resume
@@ -29,12 +29,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "MLP": {"type": "MLP", "args": {"in_features": 64, "hidden": [128]}},
     "ConvNet": {"type": "ConvNet", "args": {"widths": [32, 64]}},
 }
-
-
-class InMemory(TensorDataset):
-    def __getitems__(self, indices: Any) -> tuple[torch.Tensor, ...]:
-        at = torch.as_tensor(indices)
-        return tuple(tensor.index_select(0, at) for tensor in self.tensors)
 
 
 class BenchDataLoader(BaseDataLoader):

@@ -9,7 +9,6 @@ interleaved; medians over rounds, and ratios to `usual, 0 workers` of the same r
 """
 
 import argparse
-import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,8 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.input import rate
-from benchmarks.mnist import in_child
+from benchmarks.input import rate, take_turns
 from data_loader.data_loaders import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
 from trainer import setup
 
@@ -68,18 +66,12 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=1024)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [(usual, 0), (usual, 2), (ours, 0), (ours, 2)]
-    rates: list[list[float]] = [[] for _ in rows]
     with TemporaryDirectory() as folder:
         make(Path(folder), args.files)
         kilobytes = sum(path.stat().st_size for path in Path(folder).rglob("*.jpg")) / args.files / 1000
         print(f"{args.files} files of {SIDE} px, {kilobytes:.0f} KB each; {args.rounds} rounds")
-        for _ in range(args.rounds):
-            for (function, workers), results in zip(rows, rates, strict=True):
-                results.append(in_child(function, folder, workers, args.files // BATCH))
-    for (function, workers), results in zip(rows, rates, strict=True):
-        ratio = statistics.median(a / b for a, b in zip(results, rates[0], strict=True))
-        print(f"{function.__name__:5}, {workers} workers  {statistics.median(results):7.0f} samples/s   {ratio:.2f}")
+        rows = [(usual, 0), (usual, 2), (ours, 0), (ours, 2)]
+        take_turns(rows, args.rounds, folder, args.files // BATCH)
 
 
 if __name__ == "__main__":

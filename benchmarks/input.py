@@ -11,7 +11,7 @@ rounds, and ratios to `torchvision, 0 workers` of the same round.
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,14 +65,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [(torchvision, 0), (torchvision, 2), (ours, 0), (ours, 2)]
-    rates: list[list[float]] = [[] for _ in rows]
     with TemporaryDirectory() as folder:
         if args.data_dir is None:
             write(Path(folder))
-        for _ in range(args.rounds):
-            for (function, workers), results in zip(rows, rates, strict=True):
-                results.append(in_child(function, args.data_dir or folder, workers))
+        take_turns([(torchvision, 0), (torchvision, 2), (ours, 0), (ours, 2)], args.rounds, args.data_dir or folder)
+
+
+def take_turns(rows: list[tuple[Callable[..., float], int]], rounds: int, folder: str, *more: Any) -> None:
+    """Print the samples a second of each function(folder, workers, *more), medians, and ratios to the first one's."""
+    rates: list[list[float]] = [[] for _ in rows]
+    for _ in range(rounds):
+        for (function, workers), results in zip(rows, rates, strict=True):
+            results.append(in_child(function, folder, workers, *more))
     for (function, workers), results in zip(rows, rates, strict=True):
         ratio = statistics.median(a / b for a, b in zip(results, rates[0], strict=True))
         name = f"{function.__name__}, {workers} workers"

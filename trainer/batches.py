@@ -1,4 +1,4 @@
-"""A batch on its way from the loader to a step."""
+"""Samples of a batch that could not be read."""
 
 from logger.logger import log
 from utils.errors import Stopped

@@ -13,6 +13,7 @@ import torch
 from logger.figures import image_grid
 from trainer.state import unwrap
 from utils.seed import mix, seed_all
+from utils.tensors import local
 
 
 class EMA:
@@ -37,7 +38,7 @@ class EMA:
         if averages and averages[0].device != trainer.device:
             self.average = {name: average.to(trainer.device) for name, average in self.average.items()}
             averages = [self.average[name] for name in weights]
-        torch._foreach_lerp_([_mine(t) for t in averages], [_mine(t) for t in weights.values()], 1 - decay)
+        torch._foreach_lerp_([local(t) for t in averages], [local(t) for t in weights.values()], 1 - decay)
 
     @contextmanager
     def during_eval(self, trainer: Any) -> Iterator[None]:
@@ -65,11 +66,6 @@ class EMA:
         """Parameters and floating-point buffers (BatchNorm's statistics)."""
         state = unwrap(trainer.model).state_dict()
         return {name: value for name, value in state.items() if value.is_floating_point()}
-
-
-def _mine(tensor: Any) -> torch.Tensor:
-    """This rank's part of a tensor, where the model is sharded."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 class GeneratedImages:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils import distributed
+from utils.tensors import local
 
 
 class NonFinite(Exception):
@@ -53,7 +54,7 @@ class Finite:
             for p, kept in optimizer.state.items():
                 values |= {f"optimizer's {key} of {names.get(p, 'a weight')}": value for key, value in kept.items()}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
-        tensors = {k: v.to_local() if hasattr(v, "to_local") else v for k, v in tensors.items()}  # this rank's part
+        tensors = {k: local(v) for k, v in tensors.items()}
         found = []
         for device in {v.device for v in tensors.values()}:
             here = {k: v for k, v in tensors.items() if v.device == device}

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from logger.logger import log
 from utils import distributed
 from utils.errors import Refused, Stopped
+from utils.tensors import local
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LARGE = 0.1  # share of all parameters from which on a single layer is a block
@@ -175,8 +176,3 @@ class ShardedGradients:
         if limit is not None and gradients:
             torch._foreach_mul_(gradients, (limit / (total + 1e-6)).clamp(max=1.0).to(gradients[0].dtype))
         return total
-
-
-def local(tensor: Any) -> Tensor:
-    """This rank's part of a tensor, where it is a sharded one."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -29,10 +29,10 @@ from torch.optim import Optimizer
 
 from trainer import checkpoint
 from trainer.checkpoint import SHARDS, BrokenCheckpoint, Checkpoints
-from trainer.fsdp import local
 from utils import distributed
 from utils.errors import Refused
 from utils.run import exit_with, find_tested, sync_folder
+from utils.tensors import local
 
 # -- writing ----------------------------------------------------------------------------------------------------------
 

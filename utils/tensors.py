@@ -1,4 +1,4 @@
-"""Batches as a data set makes them: tensors in tuples, lists and dicts."""
+"""Tensors in the tuples, lists and dicts of a batch, and in parts over several processes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,3 +27,8 @@ def to_device(data: Any, device: torch.device) -> Any:
     if device.type == "cuda":
         data = each_tensor(lambda t: t if t.is_cuda else t.pin_memory(), data)
     return each_tensor(lambda t: t.to(device, non_blocking=True), data)
+
+
+def local(tensor: Any) -> Tensor:
+    """This rank's part of a tensor, where it is a sharded one."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
