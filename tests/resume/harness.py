@@ -32,6 +32,7 @@ from utils.seed import sample_keys, uniform
 
 Patch = Callable[[], object]
 STEPS = 6  # an epoch
+PATIENCE = 300.0  # seconds until a child counts as stuck, on a busy machine too
 
 PLAIN: dict[str, Any] = {
     "name": "t",
@@ -176,7 +177,7 @@ class Child:
     def text(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
 
-    def until(self, shown: str | Callable[[], Any], timeout: float = 20) -> None:
+    def until(self, shown: str | Callable[[], Any], timeout: float = PATIENCE) -> None:
         """Wait until it has printed this text, or this is true."""
         end = time.monotonic() + timeout
         while not (shown() if callable(shown) else shown in self.text()):
@@ -186,7 +187,7 @@ class Child:
     def signal(self, number: int, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.pid, number)
 
-    def wait(self, timeout: float = 60) -> Result:
+    def wait(self, timeout: float = PATIENCE) -> Result:
         end = time.monotonic() + timeout
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -221,7 +222,7 @@ class House:
         """-c c.yaml --run-id r -r auto, and what more is given."""
         return Child(["-c", "c.yaml", "--run-id", "r", "-r", "auto", *args], self.folder, patch)
 
-    def train(self, *args: Any, patch: Patch | None = None, code: int = 0, timeout: float = 60) -> Result:
+    def train(self, *args: Any, patch: Patch | None = None, code: int = 0, timeout: float = PATIENCE) -> Result:
         result = self.start(*args, patch=patch).wait(timeout)
         assert result.code == code, f"exit {result.code}, not {code}\n{result.text}"
         return result
@@ -319,14 +320,16 @@ def at_step(n: int, do: Callable[[BaseTrainer], object]) -> Patch:
     return before(BaseTrainer, "_one_step", waited, when=lambda trainer, _: trainer.step == n)
 
 
-def slow(seconds: float) -> Patch:
-    """A patch: the step after the 8th takes so long; then there is a file `slow`."""
+def held() -> Patch:
+    """A patch: the step after the 8th waits for a signal; then there is a file `held`."""
 
-    def sleep(_: BaseTrainer) -> None:
-        Path("slow").touch()
-        time.sleep(seconds)
+    def wait(trainer: BaseTrainer) -> None:
+        Path("held").touch()
+        deadline = time.monotonic() + PATIENCE
+        while not trainer.signal.number and time.monotonic() < deadline:
+            time.sleep(0.01)
 
-    return at_step(8, sleep)
+    return at_step(8, wait)
 
 
 def half_written(n: int) -> Patch:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.resume.harness import House, at_step, config, die, same_end, slow
+from tests.resume.harness import House, at_step, config, die, held, same_end
 
 
 @pytest.mark.parametrize("args", [("-r", "saved/t/r"), ("-c", "c.yaml", "-r", "auto")], ids=["by its name", "auto"])
 def test_second_process_is_refused(args: tuple[str, ...], house: House) -> None:
-    child = house.start("data_loader.args.num_workers=1", patch=slow(10))
-    child.until((house.folder / "slow").exists)
+    child = house.start("data_loader.args.num_workers=1", patch=held())
+    child.until((house.folder / "held").exists)
     files = house.files()
     second = house.command(*args)
     assert (second.code, second.lines[-1]) == (

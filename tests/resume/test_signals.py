@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +19,14 @@ from tests.resume.harness import (
     at_step,
     before,
     config,
+    held,
     same_end,
-    slow,
     together,
     workers_of,
 )
 from trainer.base_trainer import BaseTrainer
 from trainer.trainer import Trainer
+from utils.run import StopSignal
 
 TOLD = r"stopped by a signal.* after step 9/18; saved. Continue.*: python train.py -r saved/t/r"
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
@@ -78,15 +80,15 @@ def test_started_in_the_background(house: House, whole: House) -> None:
 
 
 def test_second_ends_at_once(house: House, whole: House) -> None:
-    child = house.start(patch=slow(10))
-    child.until((house.folder / "slow").exists)
-    child.signal(signal.SIGTERM)
-    time.sleep(0.4)
-    child.signal(signal.SIGTERM)
-    began = time.monotonic()
-    result = child.wait()
-    assert (result.code, time.monotonic() - began < 3) == (143, True)
+    def twice(trainer: BaseTrainer) -> None:
+        raised(signal.SIGTERM)()
+        time.sleep(StopSignal.BOUNCE + 0.1)
+        raised(signal.SIGTERM)()
+        Path("late").touch()
+
+    result = house.train(patch=at_step(8, twice), code=143)
     assert "stopped by a signal" not in result.text
+    assert not (house.folder / "late").exists()
     assert house.steps == [8, 6]
     goes_on(house, whole)
 
@@ -94,19 +96,20 @@ def test_second_ends_at_once(house: House, whole: House) -> None:
 @pytest.mark.parametrize(
     "first, second, pause",
     [
-        (signal.SIGINT, signal.SIGINT, 0.02),
-        (signal.SIGINT, signal.SIGTERM, 0.02),
-        (signal.SIGUSR1, signal.SIGTERM, 0.4),
+        (signal.SIGINT, signal.SIGINT, 0),
+        (signal.SIGINT, signal.SIGTERM, 0),
+        (signal.SIGUSR1, signal.SIGTERM, StopSignal.BOUNCE + 0.1),
     ],
     ids=["twice from one Ctrl-C", "from the terminal and from torchrun", "SLURM's warning, then the end"],
 )
 def test_what_is_no_second_signal(first: int, second: int, pause: float, house: House, whole: House) -> None:
-    child = house.start(patch=slow(0.8))
-    child.until((house.folder / "slow").exists)
-    child.signal(first)
-    time.sleep(pause)
-    child.signal(second)
-    assert re.search(TOLD, child.wait().text)
+    def both(trainer: BaseTrainer) -> None:
+        raised(first)()
+        time.sleep(pause)
+        raised(second)()
+
+    result = house.train(patch=at_step(8, both), code=CODES[signal.Signals(first)])
+    assert re.search(TOLD, result.text)
     assert house.steps[0] == 9
     goes_on(house, whole)
 
@@ -114,8 +117,8 @@ def test_what_is_no_second_signal(first: int, second: int, pause: float, house: 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_to_the_whole_process_group(number: int, house: House, whole: House) -> None:
     """As Ctrl-C on a terminal: workers leave it to the main process."""
-    child = house.start("data_loader.args.num_workers=2", patch=slow(0.3))
-    child.until((house.folder / "slow").exists)
+    child = house.start("data_loader.args.num_workers=2", patch=held())
+    child.until((house.folder / "held").exists)
     workers = workers_of(child.pid)
     child.signal(number, group=True)
     result = child.wait()
@@ -127,13 +130,13 @@ def test_to_the_whole_process_group(number: int, house: House, whole: House) -> 
 
 
 def test_no_worker_outlives_its_parent(house: House, whole: House) -> None:
-    child = house.start("data_loader.args.num_workers=2", patch=slow(10))
-    child.until((house.folder / "slow").exists)
+    child = house.start("data_loader.args.num_workers=2", patch=held())
+    child.until((house.folder / "held").exists)
     workers = workers_of(child.pid)
     child.signal(signal.SIGKILL)
     assert child.wait().code == 137
     assert len(workers) == 4  # two to train, and two kept by the validation before
-    Child.until(child, lambda: not [pid for pid in workers if alive(pid)], timeout=2)
+    Child.until(child, lambda: not [pid for pid in workers if alive(pid)])
     goes_on(house, whole)
 
 
