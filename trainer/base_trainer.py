@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from logger.logger import log
 from logger.reporter import Reporter
-from trainer import compiling, state
+from trainer import compiling, gradients, state
 from trainer.batches import note_skipped
 from trainer.clock import Clock
 from trainer.compiling import Compiler
+from trainer.evaluation import evaluate
 from trainer.finite import Finite, NonFinite
 from trainer.metrics import Monitor, Sums, check_over_ranks, is_object, means, name_of
 from trainer.optim import Schedule, total_steps
@@ -24,7 +25,6 @@ from utils import distributed
 from utils.errors import Interrupted, Stopped, killed_worker
 from utils.run import Run, StopSignal
 from utils.seed import mix, seed_all
-from utils.tensors import to_device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +59,7 @@ class BaseTrainer:
         self.compiler = Compiler(self.options.compile)
         self.compiler.model(model)
         if self.options.sync_batchnorm and not self.sharded:
-            model = distributed.sync_batchnorm(model, device)
+            model = gradients.sync_batchnorm(model, device)
         self.model: Any = model if self.sharded else self.wrap(model)
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self.metrics = [m.to(device) if hasattr(m, "to") else m for m in metrics]
@@ -92,14 +92,14 @@ class BaseTrainer:
         )
         self.signal = StopSignal()
         if self.options.exact_ranks:
-            self.gradients: Any = distributed.ExactGradients(self.model)
+            self.gradients: Any = gradients.ExactGradients(self.model)
         elif self.sharded:
             from trainer.fsdp import ShardedGradients  # takes half a second to import
 
             self.gradients = ShardedGradients(self.model)
         else:
-            self.gradients = distributed.Gradients(self.model, even=not self.options.skip_bad_samples)
-        self.buffers = distributed.Buffers(state.unwrap(self.model), self.gradients.statistics)
+            self.gradients = gradients.Gradients(self.model, even=not self.options.skip_bad_samples)
+        self.buffers = gradients.Buffers(state.unwrap(self.model), self.gradients.statistics)
         self._vote = distributed.Vote()  # on the signal to stop by
         self._recorded: list[tuple[str, Tensor]] = []  # of the current micro-batch
         self._size = 0  # samples of the current micro-batch on this rank
@@ -120,7 +120,7 @@ class BaseTrainer:
     def wrap(self, model: nn.Module) -> nn.Module:
         """How the model works on several ranks. A step that calls parts of the model on their own returns it as it is:
         gradients are then averaged after the backward pass, not in it."""
-        return model if self.options.exact_ranks else distributed.wrap(model, self.device)
+        return model if self.options.exact_ranks else gradients.wrap(model, self.device)
 
     def optimize(self, loss_of: Callable[[Any], Tensor], batches: list[Any], optimizer: Any) -> None:
         """Update the weights once, by the gradient of the mean loss over all samples of the global step.
@@ -165,16 +165,16 @@ class BaseTrainer:
             if self.device.type == "cpu" and not total.isfinite():  # the same on all ranks
                 self.finite.now()
             return
-        gradients = [p.grad for p in parameters if p.grad is not None]
+        grads = [p.grad for p in parameters if p.grad is not None]
         if self.device.type == "cpu":  # where looking costs nothing, and mostly saves the work
-            norm = math.hypot(*(n.item() for n in torch._foreach_norm(gradients))) if gradients else 0.0
+            norm = math.hypot(*(n.item() for n in torch._foreach_norm(grads))) if grads else 0.0
             if not math.isfinite(norm) and not self._scaled:  # the scaler skips such a step by itself
                 self.finite.now()  # was it a loss, on one of the ranks?
                 raise NonFinite(self.step, "gradient", norm)
             if limit is not None and norm > limit * 0.9999:  # near it torch's own rounding decides
                 nn.utils.clip_grad_norm_(parameters, limit)
             return
-        total = nn.utils.get_total_norm(gradients)
+        total = nn.utils.get_total_norm(grads)
         if not self._scaled:
             self.finite.check(self.step, "gradient", total)
         if limit is not None:
@@ -391,56 +391,7 @@ class BaseTrainer:
 
     def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
         """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
-        sums = Sums()
-        self.reporter.progress.start(label, loader.steps_per_epoch)
-        self.model.eval()
-        try:
-            with contextlib.ExitStack() as stack:
-                # Weights that a sharded model first puts together in inference mode could not be trained
-                stack.enter_context(torch.no_grad() if self.sharded else torch.inference_mode())
-                for callback in self.callbacks:
-                    if hasattr(callback, "during_eval"):
-                        stack.enter_context(callback.during_eval(self))
-                for metric in filter(is_object, self.metrics):
-                    metric.reset()
-                batches, bad = loader.once(keep=True), list[tuple[int, str]]()
-                lacking = self.sharded and loader.sampler.n // loader.sampler.cuts < self.world
-                for i in range(loader.steps_per_epoch):
-                    distributed.beat(f"batch {i + 1} of the {label} after step {self.step}", self.step, -1, i)
-                    batch = next(batches, None)
-                    bad += batch.bad if batch is not None else []
-                    of_main = distributed.from_main(batch) if lacking else None
-                    if batch is not None and batch.size:  # a small last batch may leave a rank without a sample
-                        self._size = batch.size
-                        seed_all(mix(self.seed, self.step, self.rank + i * self.world, 0))
-                        with self.autocast():
-                            self.compiler.step(self.eval_step)(batch.data)
-                        self._add_recorded(sums)
-                    elif of_main is not None:
-                        self._lend(of_main.data)
-                    self.reporter.progress.step()
-                    if self._asked_to_stop():
-                        self._interrupted = True
-                        return None
-                if self.options.skip_bad_samples:
-                    self._note_skipped(bad)
-                return sums.means() | {
-                    name_of(metric): float(metric.compute()) for metric in filter(is_object, self.metrics)
-                }
-        finally:
-            if self.sharded:
-                self.gradients.reshard()
-            self._recorded.clear()
-            self.model.train()
-            self.reporter.progress.stop()
-
-    def _lend(self, data: Any) -> None:
-        """Compute what another rank does, which needs this one's part of the weights; nothing of it counts."""
-        self.metrics, metrics = [], self.metrics
-        with self.autocast():
-            self.compiler.step(self.eval_step)(to_device(data, self.device))
-        self.metrics = metrics
-        self._recorded.clear()
+        return evaluate(self, loader, label)
 
     def _end(self) -> None:
         """The last checkpoint is on the disk, or this raises Stopped."""

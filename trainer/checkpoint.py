@@ -1,21 +1,19 @@
 """Checkpoints: written whole or not at all, in the background; verified before they are believed."""
 
 import contextlib
-import functools
-import hashlib
 import os
 import re
 import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from utils.errors import Refused, Stopped
+from utils.errors import Stopped
 from utils.run import BEST, sync_folder
 
 FORMAT = 1
@@ -34,19 +32,6 @@ PROGRESS: dict[str, Any] = {  # what every checkpoint holds besides the states o
     "logs": dict,
     "unwritten": dict,
 }
-LEGACY = (  # what a 2020-template checkpoint holds besides tensors and plain types
-    "parse_config.ConfigParser",
-    "parse_config.parse_config.ConfigParser",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "datetime.datetime",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Float32DType",
-)
 
 
 class BrokenCheckpoint(Exception):
@@ -378,63 +363,6 @@ def newest_sound(folder: Path, tell: Callable[[str], None]) -> tuple[Path, dict[
     return found
 
 
-def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The model's weights from a checkpoint of this template, of the 2020 template, or from a plain state_dict.
-
-    Raises Refused where the file cannot be read without running code from it.
-    """
-    if not path.is_file():
-        raise Refused(f"{path}: no such file; give a checkpoint, as saved/NAME/RUN/checkpoints/model_best.pth")
-    try:
-        if zipfile.is_zipfile(path):  # files of torch before 1.6 are not
-            verify(path)
-        with legacy_globals():
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        why = e if isinstance(e, BrokenCheckpoint) else "it holds Python objects, and loading those could run code"
-        raise Refused(
-            f"{path} cannot be used: {why}. If you trust it, convert it once where it was made: "
-            f"torch.save(model.state_dict(), 'weights.pth')"
-        ) from e
-    for key in ("model", "state_dict"):  # ours; the 2020 template's
-        if isinstance(state, dict) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, torch.Tensor) for v in state.values()) or not state:
-        raise Refused(f"{path} holds no model weights: a state_dict, or a checkpoint with `model` or `state_dict`")
-    return {clean(k): v for k, v in state.items()}
-
-
-@contextlib.contextmanager
-def legacy_globals() -> Iterator[None]:
-    """Let a checkpoint of the 2020 template name what its config and its best value were made of: as a stand-in."""
-
-    class Nothing:
-        """Takes whatever it is made of, and runs no code of it."""
-
-        def __new__(cls, *_: object) -> "Nothing":
-            return super().__new__(cls)
-
-        def __init__(self, *_: object) -> None: ...
-
-        def __setstate__(self, _: object) -> None: ...
-
-        def __hash__(self) -> int:
-            return 0
-
-    with torch.serialization.safe_globals([(Nothing, name) for name in LEGACY]):
-        yield
-
-
 def clean(key: str) -> str:
     """A parameter's name without what DistributedDataParallel and torch.compile put before it."""
     return key.replace("_orig_mod.", "").removeprefix("module.")
-
-
-@functools.cache  # of the code that runs, not of edits made meanwhile
-def fingerprint(root: Path) -> str:
-    """A digest of the project's own code, to tell on resume that it has changed."""
-    digest = hashlib.blake2b(digest_size=8)
-    rooms = ("data_loader", "model", "trainer", "utils")
-    for path in sorted(p for room in rooms for p in (root / room).rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()

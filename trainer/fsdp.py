@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _NormBase
 
 from logger.logger import log
+from trainer import gradients
 from utils import distributed
 from utils.errors import Refused, Stopped
 from utils.tensors import local
@@ -33,7 +34,7 @@ def shard(model: nn.Module, config: Any, device: torch.device) -> nn.Module:
     """
     options, several = config.run.trainer, config.run.optimizer
     if options.sync_batchnorm:
-        model = distributed.sync_batchnorm(model, device)
+        model = gradients.sync_batchnorm(model, device)
     roots = [model.get_submodule(name) for name in several] if isinstance(several, dict) else [model]
     if shared := [name for root in roots for name in _shared(model, root)]:
         raise Refused(f"trainer.parallel: fsdp: optimizers whose parts of the model share weights: {', '.join(shared)}")
@@ -44,7 +45,7 @@ def shard(model: nn.Module, config: Any, device: torch.device) -> nn.Module:
     for name, p in model.named_parameters():
         if p.dim() == 0:
             raise Refused(f"trainer.parallel: fsdp cannot cut {name}, a single number; make it a tensor of shape [1]")
-    distributed.start_alike(model)
+    gradients.start_alike(model)
     mesh = init_device_mesh(device.type, (distributed.world(),))
     policy, bf16 = MixedPrecisionPolicy(), options.precision == "bf16"
     if bf16:  # autocast chooses what is computed in which; this has weights sent in 16 bits, gradients summed in 32

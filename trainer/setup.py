@@ -13,7 +13,7 @@ from torch import nn
 
 from logger import logger
 from logger.logger import log
-from trainer import checkpoint, compiling, state
+from trainer import checkpoint, compiling, weights
 from utils import distributed, launch
 from utils.errors import Refused
 from utils.run import Run
@@ -105,23 +105,13 @@ def model(config: Any, device: torch.device, run: Run | None = None) -> nn.Modul
         built = built.to(memory_format=torch.channels_last)
     begun = run is not None and run.exists and checkpoint.checkpoints(run.checkpoints)
     if config.run.init_from is not None and not begun:
-        path = Path(config.run.init_from)
-        for line in state.load_matching(built, _weights(path), str(path)):
+        for line in weights.load(built, Path(config.run.init_from)):
             log.info(line)
     if config.run.trainer.parallel == "fsdp":
         from trainer import fsdp  # takes half a second to import
 
         built = fsdp.shard(built, config, device)
     return built.to(device)
-
-
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    weights = checkpoint.load_weights(path)
-    if not any(w.is_meta for w in weights.values()):
-        return weights
-    from trainer import shards
-
-    return shards.load_weights(path)
 
 
 def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool:

@@ -1,5 +1,7 @@
 """What a checkpoint holds: the state of everything that evolves, found by its `state_dict`."""
 
+import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.checkpoint import FORMAT, PROGRESS, SHARDS, clean, fingerprint
+from trainer.checkpoint import FORMAT, PROGRESS, SHARDS, clean
 from utils.errors import Refused
 
 NEW_RUN = "start a new run from these weights instead: init_from={path}"
@@ -89,6 +91,16 @@ def environment(trainer: Any) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "code": fingerprint(Path(__file__).parent.parent),
     }
+
+
+@functools.cache  # of the code that runs, not of edits made meanwhile
+def fingerprint(root: Path) -> str:
+    """A digest of the project's own code, to tell on resume that it has changed."""
+    digest = hashlib.blake2b(digest_size=8)
+    rooms = ("data_loader", "model", "trainer", "utils")
+    for path in sorted(p for room in rooms for p in (root / room).rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -197,29 +209,3 @@ def _load(part: Any, state: Any) -> None:
             raise ValueError(f"it has {len(state)} entries; now there are {len(part)}")
         for mine, saved in zip(part, state, strict=True):
             _load(mine, saved)
-
-
-def load_matching(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> list[str]:
-    """Load the weights that fit by name and shape; the lines say what was missing, extra or of another shape.
-
-    Raises Refused where none fits.
-    """
-    own = model.state_dict()
-    fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
-    shapes = [f"{k} {list(weights[k].shape)} -> {list(own[k].shape)}" for k in weights if k in own and k not in fits]
-    missing, extra = [k for k in own if k not in weights], [k for k in weights if k not in own]
-    if not fits:
-        raise Refused(
-            f"init_from {path}: none of its {len(weights)} tensors fits the model's {len(own)} by name and shape; "
-            f"it has {', '.join(list(weights)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ..."
-        )
-    model.load_state_dict(fits, strict=False)
-    lines = [f"init_from {path}: {len(fits)} of the model's {len(own)} tensors loaded"]
-    for what, keys in (
-        ("missing there, left as initialised", missing),
-        ("not in the model, left out", extra),
-        ("of another shape, left as initialised", shapes),
-    ):
-        if keys:
-            lines.append(f"{len(keys)} {what}: {', '.join(keys)}")
-    return lines

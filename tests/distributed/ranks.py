@@ -22,11 +22,11 @@ BASE: dict[str, Any] = {
     "loss": "cross_entropy",
     "metrics": ["accuracy"],
     "optimizer": {"type": "SGD", "args": {"lr": 0.1, "momentum": 0.9}},
-    "trainer": {"max_steps": 8, "log_steps": 4, "save_steps": 4, "tensorboard": False, "verbosity": 0, "timeout": 20},
+    "trainer": {"max_steps": 8, "log_steps": 4, "save_steps": 4, "tensorboard": False, "verbosity": 0, "timeout": 60},
 }
 
 
-def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
+def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout: float = 300) -> list[Any]:
     """What `function(*args)` returns on each rank: where it raised an error the traceback, else its exit code."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -103,7 +103,7 @@ def trained(
 
 def trained_as_on_gpus(*args: Any) -> dict[str, Any]:
     """`trained`, with the gradients averaged in the backward pass, by a DistributedDataParallel."""
-    from utils import distributed
+    from trainer import gradients
 
-    distributed.OVERLAPPED.add("cpu")
+    gradients.OVERLAPPED.add("cpu")
     return trained(*args)

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests.resume.harness import House, Result, at_step, config, die
-from trainer import checkpoint
+from trainer import checkpoint, weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -218,10 +218,9 @@ def of_2020(tmp_path: Path) -> Path:
 
 
 def test_weights_of_2020(of_2020: Path) -> None:
-    weights = checkpoint.load_weights(of_2020 / "checkpoint-epoch3.pth")
     from model.model import MnistModel
 
-    MnistModel().load_state_dict(weights)
+    MnistModel().load_state_dict(weights.read(of_2020 / "checkpoint-epoch3.pth"))
 
 
 def test_resume_of_2020_is_told(of_2020: Path, house: House) -> None:
