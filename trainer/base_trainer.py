@@ -15,6 +15,7 @@ from trainer import compiling, gradients, state
 from trainer.batches import note_skipped
 from trainer.clock import Clock
 from trainer.compiling import Compiler
+from trainer.eager import backward
 from trainer.evaluation import evaluate
 from trainer.finite import Finite, NonFinite
 from trainer.metrics import Monitor, Sums, check_over_ranks, is_object, means, name_of
@@ -143,7 +144,7 @@ class BaseTrainer:
                 distributed.beat("the backward pass of step {step}", self.step, 1, self._calls, i)
                 share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
-                (self.scaler.scale(loss) if self._scaled else loss).backward()
+                backward(self.scaler.scale(loss) if self._scaled else loss)
         self.gradients.finish(parameters)
         self.clock.mark("backward")
         if self._scaled:

@@ -1,7 +1,8 @@
-"""torch's optimizers without torch._dynamo, which each of them imports: it takes a second, and serves torch.compile.
+"""Shorter ways through torch's Python: optimizers without torch._dynamo, which each of them imports (it takes a second,
+and serves torch.compile), and a backward pass that begins at once.
 
-This leans on how torch 2.10 to 2.15 look inside, and only where they look so; elsewhere torch imports it as always.
-Delete this file (and its lines in optim.py and adam.py), and it does so everywhere.
+This leans on how torch 2.10 to 2.15 look inside, and only where they look so; elsewhere torch goes its own way. Delete
+this file (and its lines in optim.py, adam.py and base_trainer.py), and it does so everywhere.
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 METHODS = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")  # which torch.compile is to leave alone
 
@@ -37,3 +39,17 @@ def step(function: Callable[..., Any]) -> Callable[..., Any]:
             return plain(self, *args, **kwargs)
 
     return without
+
+
+def backward(loss: Tensor) -> None:
+    """loss.backward(), of which the Python before the engine starts takes a tenth for a small model."""
+    if _engine is None or type(loss) is not Tensor or loss.dim():
+        loss.backward()
+    else:
+        kind = loss.dtype, loss.device
+        one = _ones[kind] if kind in _ones else _ones.setdefault(kind, torch.ones_like(loss, requires_grad=False))
+        _engine((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
+_engine: Any = getattr(getattr(torch.autograd.Variable, "_execution_engine", None), "run_backward", None)
+_ones: dict[Any, Tensor] = {}  # the gradient of a loss with respect to itself

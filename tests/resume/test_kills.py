@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.resume.harness import (
     STEPS,
@@ -21,7 +20,7 @@ from tests.resume.harness import (
     same_end,
     unequal,
 )
-from trainer import checkpoint
+from trainer import base_trainer, checkpoint
 from trainer.base_trainer import BaseTrainer
 from trainer.gan_trainer import GANTrainer
 from trainer.trainer import Trainer
@@ -55,7 +54,7 @@ LOSSES = {"plain": 1, "accumulate": 3, "ema": 1, "gan": 2}  # a step
 def moment(name: str, method: str) -> Patch:
     """In the second epoch: between two micro-batches or two optimizers, before or in its validation, in a save."""
     if name == "mid-epoch":
-        return before(torch.Tensor, "backward", die, when=(STEPS + 2) * LOSSES[method] + min(LOSSES[method], 2))
+        return before(base_trainer, "backward", die, when=(STEPS + 2) * LOSSES[method] + min(LOSSES[method], 2))
     if name == "epoch end":
         return before(BaseTrainer, "_close_step", die, when=lambda trainer: trainer.step == 2 * STEPS)
     if name == "validation":

@@ -102,3 +102,37 @@ def test_a_compiled_step_is_right() -> None:
         theirs.step()
     assert torch.equal(p, q)
     assert not torch.equal(p, torch.ones(3))
+
+
+# -- the backward pass
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["the engine at once", "torch's own way"])
+def test_backward(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    assert eager._engine is not None  # else the short way of this torch is another, and loss.backward() is taken
+    monkeypatch.setattr(eager, "_engine", eager._engine if there else None)
+    torch.manual_seed(0)
+    x, gradients = torch.randn(3, 7), list[Any]()
+    for run in (eager.backward, Tensor.backward):
+        w = nn.Parameter(torch.ones(7, 5))
+        for _ in range(2):
+            run((x @ w).tanh().square().mean())
+        gradients.append(w.grad)
+    assert torch.equal(*gradients)
+    with pytest.raises(RuntimeError, match="grad can be implicitly created only for scalar outputs"):
+        eager.backward((x @ w).sum(1))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        eager.backward(x.sum())
+
+
+def test_backward_of_a_loss_that_is_a_weight() -> None:
+    """Its gradient is added to, the 1 that the backward pass begins with stays."""
+    loss = nn.Parameter(torch.tensor(3.0))
+    values = []
+    for _ in range(3):
+        eager.backward(loss)
+        values.append(float(loss.grad))  # type: ignore[arg-type]
+    assert values == [1, 2, 3]
+    other = nn.Parameter(torch.tensor(1.0))
+    eager.backward(other)
+    assert other.grad == torch.ones(())
