@@ -18,6 +18,7 @@ def in_use() -> tuple[float, int]:
     return pages * 4096 / 1e6, len(gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_flat_over_20_000_steps_and_330_epochs(tiny):
     trainer = tiny.build(
