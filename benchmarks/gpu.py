@@ -33,7 +33,7 @@ from data_loader import data_loaders
 from data_loader.base_data_loader import BaseDataLoader
 from model import loss as losses
 from model import model as models
-from trainer import resume
+from trainer import resume, setup
 from utils import config as configs
 from utils.run import Run
 from utils.tensors import to_device
@@ -329,6 +329,7 @@ def main() -> None:
         print("smoke: tiny models on the CPU, these speeds mean nothing")
     else:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+        setup.tf32(True)  # for both
     for name in args.rows or ROWS:
         for compiled in ROWS[name].compile:
             pairs = [[loop(name, compiled, args.steps, device) for loop in (bare, ours)] for _ in range(args.rounds)]

@@ -145,6 +145,7 @@ class BaseTrainer:
                 share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
                 backward(self.scaler.scale(loss) if self._scaled else loss)
+            self.clock.mark("backward")
         self.gradients.finish(parameters)
         self.clock.mark("backward")
         if self._scaled:

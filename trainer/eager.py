@@ -6,6 +6,7 @@ this file (and its lines in optim.py, adam.py and base_trainer.py), and it does 
 """
 
 import functools
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +44,8 @@ def step(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def backward(loss: Tensor) -> None:
     """loss.backward(), of which the Python before the engine starts takes a tenth for a small model."""
-    if _engine is None or type(loss) is not Tensor or loss.dim():
+    compiling = "torch._dynamo" in sys.modules  # then that Python also tells a GPU's thread what is set for it
+    if _engine is None or compiling or type(loss) is not Tensor or loss.dim():
         loss.backward()
     else:
         kind = loss.dtype, loss.device

@@ -4,11 +4,12 @@ import contextlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.metrics import Sums, is_object, name_of
 from utils import distributed
 from utils.seed import mix, seed_all
-from utils.tensors import to_device
+from utils.tensors import each_tensor, to_device
 
 
 def evaluate(trainer: Any, loader: Any, label: str) -> dict[str, float] | None:
@@ -41,7 +42,7 @@ def _means(trainer: Any, loader: Any, label: str) -> dict[str, float] | None:
         distributed.beat(f"batch {i + 1} of the {label} after step {trainer.step}", trainer.step, -1, i)
         batch = next(batches, None)
         bad += batch.bad if batch is not None else []
-        of_main = distributed.from_main(batch) if lacking else None
+        of_main = distributed.from_main(each_tensor(Tensor.cpu, batch)) if lacking else None
         if batch is not None and batch.size:  # a small last batch may leave a rank without a sample
             trainer._size = batch.size
             seed_all(mix(trainer.seed, trainer.step, trainer.rank + i * trainer.world, 0))

@@ -58,7 +58,7 @@ class Finite:
         found = []
         for device in {v.device for v in tensors.values()}:
             here = {k: v for k, v in tensors.items() if v.device == device}
-            norms = torch.stack([n.double() for n in torch._foreach_norm(list(here.values()))]).tolist()
+            norms = torch.stack([n.float() for n in torch._foreach_norm(list(here.values()))]).tolist()
             for (what, value), norm in zip(here.items(), norms, strict=True):
                 # A norm may overflow where no value has; to look at each value takes thirty times as long
                 if not math.isfinite(norm) and not value.isfinite().all():

@@ -164,4 +164,5 @@ def _fastest(config: Any, part: Any) -> dict[str, Any]:
     chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
     # Of sharded weights torch has no other kernels
     in_parts = config.run.trainer.parallel == "fsdp" and part.type not in ("Adam", "AdamW")
-    return {"fused": True} if "fused" in parameters and not chosen and not in_parts else {}
+    on_cpu = part.type == "Adagrad"  # torch 2.10 has its kernel for the CPU only
+    return {"fused": True} if "fused" in parameters and not (chosen or in_parts or on_cpu) else {}

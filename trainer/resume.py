@@ -110,11 +110,13 @@ def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
         resumed.train()
         resumed.run.close()
         one, two = whole.model.state_dict(), resumed.model.state_dict()
+        on_gpu = whole.device.type != "cpu"
         differing = [name for name in one if not torch.equal(one[name], two[name])]
         if differing:
             raise Refused(
                 f"--check: the config runs, but a resume is not bit-equal: {', '.join(differing[:5])} differ after "
                 f"step 2; something in the data set, the model or the trainer draws or counts on its own"
+                + (", or a GPU's kernel does not repeat itself: try trainer.deterministic=true" if on_gpu else "")
             )
     logger.setup(options.verbosity, distributed.is_main())
     log.info("it works, and a resume is bit-equal; nothing was left behind")

@@ -75,8 +75,7 @@ def tune(config: Any, device: torch.device) -> None:
     unless `trainer.fast_cpu` is false."""
     options = config.run.trainer
     if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if options.tf32 else "ieee"
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if options.tf32 else "ieee"  # type: ignore[attr-defined]
+        tf32(options.tf32)
         torch.backends.cudnn.benchmark = options.cudnn_benchmark
     if device.type != "cpu" and options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
@@ -85,6 +84,15 @@ def tune(config: Any, device: torch.device) -> None:
         return
     torch.set_flush_denormal(True)  # numbers below 1e-38 are zero; computing with them takes a hundred times as long
     keep_memory(2**30 if options.parallel == "ddp" else 2**18)  # what fsdp takes apart has to go at once
+
+
+def tf32(on: bool) -> None:
+    """Let a GPU compute in TF32 where numbers are of 32 bits, or not."""
+    cudnn, precision = torch.backends.cudnn, "tf32" if on else "ieee"
+    # The old switches first: torch.compile of 2.10 reads them, and they raise where they and the new ones differ
+    torch.backends.cuda.matmul.allow_tf32 = cudnn.allow_tf32 = on
+    torch.backends.cuda.matmul.fp32_precision = precision
+    cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def keep_memory(largest: int = 2**30) -> None:

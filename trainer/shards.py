@@ -151,7 +151,7 @@ class _Summed:
 
 class _Writer(dcp.FileSystemWriter):
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        super().__init__(path, per_thread_copy_ahead=0)  # all is on the host; else each rank would wait on GPU 0
         self.fs = self.files = _Files()
 
     def storage_meta(self) -> None:

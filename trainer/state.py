@@ -187,6 +187,15 @@ def _state(part: Any) -> Any:
     return [_state(v) for v in part] if isinstance(part, (list, tuple)) else None
 
 
+def _lay_alike(optimizer: torch.optim.Optimizer) -> None:
+    """Put each number of the state where the weight's is in memory: fused kernels go by that, not by the shape. The
+    weights may be channels_last today, and not when they were saved."""
+    for p, kept in optimizer.state.items():
+        for key, value in kept.items():
+            if type(value) is torch.Tensor and value.shape == p.shape and value.stride() != p.stride():
+                kept[key] = torch.empty_like(p, dtype=value.dtype).copy_(value)
+
+
 def _load(part: Any, state: Any) -> None:
     if isinstance(part, nn.Module):
         module = unwrap(part)
@@ -194,9 +203,11 @@ def _load(part: Any, state: Any) -> None:
         module.load_state_dict({names.get(k, k): v for k, v in state.items()})
     elif isinstance(part, torch.optim.Optimizer):
         how: list[dict[str, Any]] = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in part.param_groups]
-        part.load_state_dict(state)
-        for group, today in zip(part.param_groups, how, strict=True):  # not what it computes: how
-            group.update(today)
+        groups = state["param_groups"]
+        if len(groups) == len(how):  # else torch says what does not fit
+            groups = [{**group, **today} for group, today in zip(groups, how, strict=True)]  # not what, but how
+        part.load_state_dict({**state, "param_groups": groups})
+        _lay_alike(part)
     elif hasattr(part, "state_dict"):
         part.load_state_dict(state)
     elif isinstance(part, Mapping):

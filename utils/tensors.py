@@ -25,8 +25,15 @@ def to_device(data: Any, device: torch.device) -> Any:
     if device.type == "cpu":
         return data  # where a loader puts everything
     if device.type == "cuda":
-        data = each_tensor(lambda t: t if t.is_cuda else t.pin_memory(), data)
-    return each_tensor(lambda t: t.to(device, non_blocking=True), data)
+        data = each_tensor(_pinned, data)
+    # MPS may read memory that was freed meanwhile (pytorch#189690)
+    return each_tensor(lambda t: t.to(device, non_blocking=device.type != "mps"), data)
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    if tensor.is_cuda:
+        return tensor
+    return (tensor.contiguous() if 0 in tensor.stride() else tensor).pin_memory()  # an expanded one cannot be written
 
 
 def local(tensor: Any) -> Tensor:

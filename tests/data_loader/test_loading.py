@@ -236,6 +236,9 @@ def test_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert done == ["pinned"] * 3 + ["cuda:1 True"] * 3
     assert moved["pair"][1][0] is batch["pair"][1][0]
     assert moved["name"] == "x"
+    done.clear()
+    same = tensors.to_device(torch.zeros(1).expand(5), torch.device("cuda", 1))
+    assert same.stride() == (1,)  # into several numbers at one place nothing could be copied
 
 
 @pytest.mark.parametrize("split", [0, 100])

@@ -160,6 +160,37 @@ def test_option_taken_back(tmp_path: Path) -> None:
     assert house.state()["optimizer"]["param_groups"][0]["weight_decay"] == 0.01
 
 
+@pytest.mark.parametrize("of_state", ["true", "false"])
+def test_memory_format(of_state: str, tmp_path: Path) -> None:
+    """What the optimizer keeps of a weight stays with it. (Fused kernels pair the two as they lie in memory.)"""
+    spec = config(arch__args={"widths": [4, 6], "depth": 2}, trainer__channels_last=of_state == "true")
+    house = House(tmp_path / "a", spec)
+    house.train(patch=at_step(9, die), code=137)
+    weights = []
+    for today in ("true", "false"):
+        other = house.copy(tmp_path / today)
+        other.train(f"trainer.channels_last={today}")
+        weights.append(other.state()["model"])
+    for name, weight in weights[0].items():
+        assert torch.allclose(weight, weights[1][name], atol=1e-5), name
+
+
+def test_kind_of_kernel() -> None:
+    """The optimizer's kernel is today's, and its state is where that reads it: a fused one on the device."""
+    states, gpu = list[Any](), torch.device("meta")
+    for fused, device in ((False, torch.device("cpu")), (True, gpu)):
+        p = torch.nn.Parameter(torch.ones(2, device=device))
+        optimizer = torch.optim.Adam([p])
+        optimizer.param_groups[0]["fused"] = fused
+        p.grad = torch.ones_like(p)
+        if not states:
+            optimizer.step()
+            states.append(optimizer.state_dict())
+    state._load(optimizer, states[0])
+    assert optimizer.param_groups[0]["fused"]
+    assert {key: value.device for key, value in optimizer.state[p].items()} == dict.fromkeys(optimizer.state[p], gpu)
+
+
 @pytest.mark.parametrize("schedule", ["CosineAnnealingLR", "WarmupCosineLR", "OneCycleLR", "LinearLR"])
 def test_more_epochs(schedule: str, tmp_path: Path) -> None:
     """A schedule over the whole run goes on as over the longer run, not at the zero where it had ended."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny
+from trainer import base_trainer
 from trainer.clock import Clock
 
 __all__ = ["tiny"]
@@ -19,7 +20,8 @@ def now(monkeypatch):
     return now
 
 
-def test_every_second_of_the_loop_is_in_one_part(tiny, now):
+@pytest.mark.parametrize("n", [1, 2])
+def test_every_second_of_the_loop_is_in_one_part(tiny, now, n, monkeypatch):
     def lasting(seconds, function):
         def slow(*args, **kwargs):
             now[0] += seconds
@@ -27,17 +29,18 @@ def test_every_second_of_the_loop_is_in_one_part(tiny, now):
 
         return slow
 
-    trainer = tiny.build()
+    trainer = tiny.build(f"trainer.accumulate={n}")
     now[0] = 5000  # building takes long, and is not in it
     trainer.model.forward = lasting(100, trainer.model.forward)
+    monkeypatch.setattr(base_trainer, "backward", lasting(1000, base_trainer.backward))
     trainer.optimizer.step = lasting(10, trainer.optimizer.step)
     trainer.reporter.train_point = lasting(1, trainer.reporter.train_point)
     trainer.callbacks = [SimpleNamespace(after_step=lasting(0.5, lambda trainer: None))]
     trainer.train()
     assert list(trainer.clock.shares().items()) == [
         ("data", 0),
-        ("forward", 12 * 100),
-        ("backward", 0),
+        ("forward", n * 12 * 100),
+        ("backward", n * 12 * 1000),
         ("optimizer", 12 * 10),
         ("logging", 4),
         ("validation", 2 * 4 * 100),

@@ -110,6 +110,7 @@ def test_a_compiled_step_is_right() -> None:
 @pytest.mark.parametrize("there", [True, False], ids=["the engine at once", "torch's own way"])
 def test_backward(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
     assert eager._engine is not None  # else the short way of this torch is another, and loss.backward() is taken
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     monkeypatch.setattr(eager, "_engine", eager._engine if there else None)
     torch.manual_seed(0)
     x, gradients = torch.randn(3, 7), list[Any]()
@@ -125,8 +126,9 @@ def test_backward(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
         eager.backward(x.sum())
 
 
-def test_backward_of_a_loss_that_is_a_weight() -> None:
+def test_backward_of_a_loss_that_is_a_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradient is added to, the 1 that the backward pass begins with stays."""
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
     loss = nn.Parameter(torch.tensor(3.0))
     values = []
     for _ in range(3):

@@ -15,11 +15,14 @@ GPU = torch.device("cuda", 0)
 @pytest.fixture(autouse=True)
 def switches(monkeypatch):
     """Put back what the tests switch."""
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = matmul.fp32_precision, conv.fp32_precision, torch.backends.cudnn.benchmark
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    switches = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    switches += [(matmul, "fp32_precision"), (cudnn.conv, "fp32_precision"), (cudnn.rnn, "fp32_precision")]  # type: ignore[attr-defined]
+    before = [getattr(owner, name) for owner, name in switches]
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     yield
-    matmul.fp32_precision, conv.fp32_precision, torch.backends.cudnn.benchmark = before
+    for (owner, name), value in zip(switches, before, strict=True):
+        setattr(owner, name, value)
     torch.use_deterministic_algorithms(False)
 
 
@@ -36,6 +39,16 @@ def tune(*overrides, device=GPU):
 
 def test_defaults_are_fast_and_repeatable():
     assert tune() == ("tf32", "tf32", False, False)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_old_and_new_switches_agree(on):
+    """torch raises where one reads them and they do not; torch.compile of 2.10 reads the old ones."""
+    setup.tf32(on)
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    assert [matmul.allow_tf32, cudnn.allow_tf32] == [on, on]
+    new = [matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision]  # type: ignore[attr-defined]
+    assert new == ["tf32" if on else "ieee"] * 3
 
 
 def test_each_is_a_key():
