@@ -139,14 +139,8 @@ def copy(target: Path, minimal: bool) -> int:
     write(target / "README.md", README.format(name=target.name, template=template, version=version, record=RECORD))
 
     files = {path.relative_to(target).as_posix(): digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
-    record = {
-        "template": template,
-        "version": version,
-        "commit": commit_of_template(),
-        "minimal": minimal,
-        "files": files,
-    }
-    write(target / RECORD, json.dumps(record, indent=2) + "\n")
+    origin = {"template": template, "version": version, "commit": commit_of_template()}
+    write(target / RECORD, json.dumps({**origin, "minimal": minimal, "files": files}, indent=2) + "\n")
     return len(files) + 1
 
 

@@ -108,7 +108,6 @@ class BaseDataLoader:
         """Take what the run decides, not the data set: the seed, the ranks, micro-batches a step, steps an epoch."""
         self.close()
         self.seed, self.skip_bad_samples, self.device = seed, skip_bad_samples, device
-        self._as_read = self.finish is None and device.type == "cpu"  # is that how a batch is to be?
         if self.resident:
             self.dataset.to(device)
             self.eval_dataset.to(device)
@@ -169,7 +168,7 @@ class BaseDataLoader:
         if self._passes is None or self._left:  # else a pass that was broken off would go on here
             self.close()
             self._passes = self._load(batch for _ in itertools.count() for batch in self.sampler.once())
-        self._left = self.sampler.batches_once
+        self._left = sum(1 for _ in self.sampler.once())
         while self._left:
             batch = next(self._passes)
             self._left -= 1
@@ -191,7 +190,7 @@ class BaseDataLoader:
 
     def _finished(self, batch: Batch) -> Batch:
         """The batch on the run's device, and what is done to it there."""
-        if self._as_read or batch.data is None:
+        if batch.data is None or (self.finish is None and self.device.type == "cpu"):  # where it was read
             return batch
         data = to_device(batch.data, self.device)
         return batch._replace(data=data if self.finish is None else self.finish(data))

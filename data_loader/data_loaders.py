@@ -6,6 +6,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,9 +33,6 @@ class DigitsDataLoader(BaseDataLoader):
     def __init__(
         self,
         batch_size: int = 64,
-        shuffle: bool = True,
-        validation_split: float | int = 0.0,
-        num_workers: int = 0,
         training: bool = True,
         rotate: float = 0.0,
         shift: float = 0.0,
@@ -44,7 +42,7 @@ class DigitsDataLoader(BaseDataLoader):
     ):
         plain = ImageTensors(*read_digits(training), mean=(0.305,), std=(0.375,), white=16)
         dataset = plain.augmented(RandomAffine(rotate, shift, scale, shear)) if training else plain
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, eval_dataset=plain, **kwargs)
+        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
 
 
 class MnistDataLoader(BaseDataLoader):
@@ -57,9 +55,6 @@ class MnistDataLoader(BaseDataLoader):
         self,
         data_dir: str = "data/",
         batch_size: int = 128,
-        shuffle: bool = True,
-        validation_split: float | int = 0.0,
-        num_workers: int = 0,
         training: bool = True,
         rotate: float = 0.0,
         shift: float = 0.0,
@@ -69,7 +64,7 @@ class MnistDataLoader(BaseDataLoader):
     ):
         plain = ImageTensors(*read_mnist(data_dir, training), mean=(0.1307,), std=(0.3081,))
         dataset = plain.augmented(RandomAffine(rotate, shift, scale, shear)) if training else plain
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, eval_dataset=plain, **kwargs)
+        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
 
 
 class Cifar10DataLoader(BaseDataLoader):
@@ -82,9 +77,6 @@ class Cifar10DataLoader(BaseDataLoader):
         self,
         data_dir: str = "data/",
         batch_size: int = 128,
-        shuffle: bool = True,
-        validation_split: float | int = 0.0,
-        num_workers: int = 0,
         training: bool = True,
         crop: int = 0,
         flip: bool = False,
@@ -94,7 +86,7 @@ class Cifar10DataLoader(BaseDataLoader):
             *read_cifar10(data_dir, training), mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616)
         )
         dataset = plain.augmented(RandomCropFlip(crop, flip)) if training else plain
-        super().__init__(dataset, batch_size, shuffle, validation_split, num_workers, eval_dataset=plain, **kwargs)
+        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
 
 
 class ImageFolderDataLoader(BaseDataLoader):
@@ -108,9 +100,6 @@ class ImageFolderDataLoader(BaseDataLoader):
         self,
         data_dir: str,
         batch_size: int = 64,
-        shuffle: bool = True,
-        validation_split: float | int = 0.0,
-        num_workers: int = 0,
         training: bool = True,
         size: int = 224,
         min_area: float = 0.08,
@@ -125,14 +114,7 @@ class ImageFolderDataLoader(BaseDataLoader):
         self.classes = classes
         normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         super().__init__(
-            dataset,
-            batch_size,
-            shuffle,
-            validation_split,
-            num_workers,
-            eval_dataset=plain,
-            finish=lambda batch: (normalise(batch[0]), batch[1]),
-            **kwargs,
+            dataset, batch_size, eval_dataset=plain, finish=lambda batch: (normalise(batch[0]), batch[1]), **kwargs
         )
 
 
@@ -256,14 +238,13 @@ def read_cifar10(data_dir: str, training: bool) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(dataset.targets)
 
 
-def download(dataset: Callable[..., object], data_dir: str, what: str) -> None:
+def download(dataset: Any, data_dir: str, what: str) -> None:
     """Fetch torchvision's `dataset` into data_dir unless it is there; DataError says what to do where that fails."""
     try:
         dataset(data_dir, download=True)
     except (OSError, RuntimeError) as error:
-        name = getattr(dataset, "__name__", "The data set")
         raise DataError(
-            f"{name} is not in {Path(data_dir).resolve()} and could not be downloaded: {error}\n"
+            f"{dataset.__name__} is not in {Path(data_dir).resolve()} and could not be downloaded: {error}\n"
             f"Put {what}, or set data_loader.args.data_dir to where it is."
         ) from error
 

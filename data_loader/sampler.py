@@ -96,11 +96,6 @@ class StepSampler:
             if len(samples):
                 yield 0, samples
 
-    @property
-    def batches_once(self) -> int:
-        """The number of batches in one pass of this rank."""
-        return sum(self.size(k) > self.rank for k in range(self.steps_per_epoch))
-
     def _cut(self, k: int) -> int:
         return k * self.n // self.cuts
 

@@ -35,7 +35,7 @@ def load(
     """
     loader = DataLoader(
         reader,
-        sampler=_Requests(requests),
+        sampler=requests,  # may have no end
         batch_size=None,  # a request is a whole batch
         collate_fn=_as_it_is,
         num_workers=workers,
@@ -71,16 +71,6 @@ def _load(loader: Any, finish: Callable[[Any], Any]) -> Generator[Any, None, Non
 def _close() -> None:
     for loading in list(_loading):
         loading.close()
-
-
-class _Requests:
-    """A sampler over an iterator that may have no end."""
-
-    def __init__(self, requests: Iterator[Any]) -> None:
-        self.requests = requests
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.requests
 
 
 def _as_it_is(batch: Any) -> Any:

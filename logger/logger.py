@@ -4,6 +4,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,6 @@ class _Format(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
-class _Early(logging.Handler):
-    """Keeps what is told before there is a folder for log.txt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
 def setup(verbosity: int, main: bool = True) -> None:
     """Start the console: 0 shows warnings, 1 epochs too, 2 log points as well. Ranks but the first show errors."""
     log.handlers.clear()
@@ -63,7 +53,7 @@ def setup(verbosity: int, main: bool = True) -> None:
     console = _Console((logging.INFO if bar else LEVELS[verbosity]) if main else logging.ERROR)
     console.setFormatter(_Format("%(message)s", speed=not bar))
     log.addHandler(console)
-    log.addHandler(_Early())
+    log.addHandler(MemoryHandler(sys.maxsize))  # what is told before there is a folder for log.txt
 
 
 class _File(logging.Handler):
@@ -82,10 +72,10 @@ def log_to(folder: Path) -> logging.Handler:
     handler = _File(folder / "log.txt")
     handler.setFormatter(_Format("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)
-    for early in [h for h in log.handlers if isinstance(h, _Early)]:
+    for early in [h for h in log.handlers if isinstance(h, MemoryHandler)]:
         log.removeHandler(early)
-        for record in early.records:
-            handler.emit(record)
+        early.setTarget(handler)
+        early.close()  # hands on what it holds
     return handler
 
 
@@ -109,7 +99,8 @@ class _Bar(tqdm):
                 break
             shown.append(value)
         done = round(10 * self.n / (self.total or 1))
-        bar = ("#" if self.ascii is True else "█") * done + ("-" if self.ascii is True else "░") * (10 - done)
+        full, empty = "#-" if self.ascii is True else "█░"
+        bar = full * done + empty * (10 - done)
         return "  ".join([f"{self.desc} {bar} {steps}", *shown])[:room]
 
 
@@ -127,7 +118,6 @@ class Progress:
         if self.enabled:
             options = {"leave": False, "dynamic_ncols": True, "miniters": 1, "delay": delay}
             self._bar = _Bar(self._values, desc=label, total=total, initial=done, **options)
-            self._bar.set_description_str(label, refresh=False)
 
     def step(self) -> None:
         if self._bar is not None:

@@ -90,14 +90,13 @@ class Reporter:
         self._epoch_samples += samples
         self._epoch_seconds += seconds
         self._since, self._samples = now, 0
-        speed = {"samples_per_s": samples / max(seconds, 1e-9)}
+        measured = {**values, "samples_per_s": samples / max(seconds, 1e-9)}
         for writer in self.writers:
-            writer.scalars(
-                step, self.epoch(step), "train", {**values, **speed} if isinstance(writer, TensorBoard) else values
-            )
-        self.progress.values([*self._speed(step, samples, seconds)[::-1], *as_text(values)])
+            writer.scalars(step, self.epoch(step), "train", measured if isinstance(writer, TensorBoard) else values)
+        speed = self._speed(step, samples, seconds)
+        self.progress.values([*speed[::-1], *as_text(values)])
         if step % self.steps_per_epoch:  # else the line of the epoch follows
-            self._tell(log.debug, f"  step {self._step_of(step)}", values, *self._speed(step, samples, seconds))
+            self._tell(log.debug, f"  step {self._step_of(step)}", values, *speed)
 
     def summary(self, step: int, values: Mapping[str, float], end_of_epoch: bool, best: bool) -> None:
         """The line of an epoch, or of a validation inside one."""

@@ -39,14 +39,12 @@ class JsonLines:
             log.warning(f"{path}: {size - self.file.size} bytes are gone since the checkpoint: points are missing")
             size = _whole_lines(path)
         if path.exists():
-            with open(path, "rb") as file:
-                file.seek(size)
-                later = file.read()
-            tests = b"".join(line for line in later.splitlines(keepends=True) if _is_test(line))
-            if later != tests and tests:
-                write_atomic(path, path.read_bytes()[:size] + tests)  # a kill in between must not cost either
-            elif later != tests:
+            whole = path.read_bytes()
+            tests = b"".join(line for line in whole[size:].splitlines(keepends=True) if _is_test(line))
+            if not tests:
                 os.truncate(path, size)
+            elif whole[size:] != tests:
+                write_atomic(path, whole[:size] + tests)  # a kill in between must not cost either
         self.file.write(unwritten.get(METRICS, b""))
 
 
@@ -55,26 +53,36 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._writer: Any = None
+        self._records: Any = None
         self._files: list[Appended] = []
 
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
-        """All in one event: an add_scalar for each would take as long for each."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         points = [Summary.Value(tag=f"{split}/{name}", simple_value=value) for name, value in values.items()]
-        self.writer._get_file_writer().add_summary(Summary(value=points), step)
+        self.write(step, Summary(value=points))
 
     def image(self, name: str, picture: Any, step: int) -> None:
-        self.writer.add_image(name, picture, step)
+        from torch.utils.tensorboard.summary import image
 
-    @property
-    def writer(self) -> Any:
-        """torch's SummaryWriter, for whatever else you want to write."""
-        if self._writer is None:
-            self._files.append(Appended(self.folder / _event_file()))
-            self._writer = _summary_writer(self._files[-1])
-        return self._writer
+        self.write(step, image(name, picture, dataformats="CHW"))
+
+    def write(self, step: int, summary: Any) -> None:
+        """Anything else that torch.utils.tensorboard.summary makes, as histogram(name, values, "auto")."""
+        self._event(step=step, summary=summary)
+
+    def _event(self, **event: Any) -> None:
+        """Not by torch's SummaryWriter: a thread of its writes, which ends at the first failure and takes
+        with it what it holds."""
+        from tensorboard.compat.proto.event_pb2 import Event  # takes a second to import
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        if self._records is None:
+            name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+            self._files.append(Appended(self.folder / name))
+            self._records = RecordWriter(self._files[-1])
+            self._event(file_version="brain.Event:2")
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def files(self) -> list[Appended]:
         old = [Appended(p) for p in self.folder.glob("events.out.tfevents.*") if p not in [f.path for f in self._files]]
@@ -91,49 +99,6 @@ class TensorBoard:
             if name.startswith("events.out.tfevents.") and Path(name).name == name:
                 self._files.append(Appended(self.folder / name))
                 self._files[-1].write(data)
-
-
-def _event_file() -> str:
-    return f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-
-
-def _summary_writer(file: Appended) -> Any:
-    """torch's SummaryWriter over our file. Its own is written by a thread, which ends at the first failure and takes
-    with it what it holds."""
-    from tensorboard.compat.proto.event_pb2 import Event  # takes a second to import
-    from tensorboard.summary.writer.record_writer import RecordWriter
-    from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
-
-    class Events:
-        """In the place of tensorboard's EventFileWriter."""
-
-        def __init__(self) -> None:
-            self._records = RecordWriter(file)
-            self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-        def get_logdir(self) -> str:
-            return str(file.path.parent)
-
-        def add_event(self, event: Any) -> None:
-            self._records.write(event.SerializeToString())
-
-        def flush(self) -> None:
-            file.flush()
-
-        close = reopen = flush
-
-    class Files(FileWriter):
-        def __init__(self, *_: Any) -> None:
-            self.event_writer = Events()
-
-    class Writer(SummaryWriter):
-        def _get_file_writer(self) -> Any:
-            if self.file_writer is None:
-                self.file_writer: Any = Files()
-                self.all_writers: Any = {self.file_writer.get_logdir(): self.file_writer}
-            return self.file_writer
-
-    return Writer(str(file.path.parent))
 
 
 def _whole_lines(path: Path) -> int:

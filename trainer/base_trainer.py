@@ -1,9 +1,9 @@
 """The loop: steps, validation, checkpoints, resume. What one step does stands in trainer.py."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from logger.logger import log
 from logger.reporter import Reporter
 from trainer import compiling, gradients, state
-from trainer.batches import note_skipped
 from trainer.clock import Clock
 from trainer.compiling import Compiler
 from trainer.eager import backward
@@ -67,8 +66,7 @@ class BaseTrainer:
         check_over_ranks(self.metrics)
         self._functions = {name_of(m): m for m in self.metrics if not is_object(m)}
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
-        self._scaled = self.options.precision == "fp16"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self._scaled)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.options.precision == "fp16")
         self.data_loader, self.valid_data_loader = data_loader, valid_data_loader
         self.steps_per_epoch = data_loader.steps_per_epoch
         self.max_steps = total_steps(self.options, self.steps_per_epoch)
@@ -85,12 +83,8 @@ class BaseTrainer:
         self.saving: Saving | None = None  # from open() on
         self.finite = Finite(device)
         self.clock = Clock(device)
-        self.reporter = Reporter(
-            self.options.verbosity if self.rank == 0 else 0,
-            self.options.tensorboard,
-            self.max_steps,
-            self.steps_per_epoch,
-        )
+        verbosity = self.options.verbosity if self.rank == 0 else 0
+        self.reporter = Reporter(verbosity, self.options.tensorboard, self.max_steps, self.steps_per_epoch)
         self.signal = StopSignal()
         if self.options.exact_ranks:
             self.gradients: Any = gradients.ExactGradients(self.model)
@@ -144,18 +138,14 @@ class BaseTrainer:
                 distributed.beat("the backward pass of step {step}", self.step, 1, self._calls, i)
                 share = batch.size * self.gradients.ranks / self._step_size
                 loss = loss if share == 1 else loss * share
-                backward(self.scaler.scale(loss) if self._scaled else loss)
+                backward(self.scaler.scale(loss))
             self.clock.mark("backward")
         self.gradients.finish(parameters)
         self.clock.mark("backward")
-        if self._scaled:
-            self.scaler.unscale_(optimizer)
+        self.scaler.unscale_(optimizer)
         self._clip(parameters)
-        if self._scaled:
-            self.scaler.step(optimizer)
-            self.scaler.update()
-        else:
-            optimizer.step()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         self.clock.mark("optimizer")
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
@@ -170,14 +160,14 @@ class BaseTrainer:
         grads = [p.grad for p in parameters if p.grad is not None]
         if self.device.type == "cpu":  # where looking costs nothing, and mostly saves the work
             norm = math.hypot(*(n.item() for n in torch._foreach_norm(grads))) if grads else 0.0
-            if not math.isfinite(norm) and not self._scaled:  # the scaler skips such a step by itself
+            if not math.isfinite(norm) and not self.scaler.is_enabled():  # the scaler skips such a step by itself
                 self.finite.now()  # was it a loss, on one of the ranks?
                 raise NonFinite(self.step, "gradient", norm)
             if limit is not None and norm > limit * 0.9999:  # near it torch's own rounding decides
                 nn.utils.clip_grad_norm_(parameters, limit)
             return
         total = nn.utils.get_total_norm(grads)
-        if not self._scaled:
+        if not self.scaler.is_enabled():
             self.finite.check(self.step, "gradient", total)
         if limit is not None:
             nn.utils.clip_grads_with_norm_(parameters, limit, total)
@@ -211,11 +201,10 @@ class BaseTrainer:
         self.stop_reason = reason
 
     def optimizers(self) -> list[Any]:
-        return list(self.optimizer.values()) if isinstance(self.optimizer, dict) else [self.optimizer]
+        return list(state.by_name(self.optimizer).values())
 
     def schedules(self) -> list[Schedule]:
-        several = self.lr_scheduler.values() if isinstance(self.lr_scheduler, dict) else [self.lr_scheduler]
-        return [s for s in several if s is not None]
+        return list(state.by_name(self.lr_scheduler).values())
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -224,6 +213,9 @@ class BaseTrainer:
         try:
             with distributed.together():  # here, since log.txt is still open to errors of other ranks
                 self._train()
+        except Stopped as e:  # of several ranks none comes here: the first cause is told, which may be another
+            self.reporter.note(e)
+            raise
         finally:
             self.reporter.close()
             distributed.beat("")
@@ -252,15 +244,9 @@ class BaseTrainer:
                 self._one_step(stream)
             self._end()
         except NonFinite as e:
-            stopped = Stopped(explain(self, e))
-            self._note(stopped)
-            raise stopped from None
-        except Stopped as e:
-            self._note(e)
-            raise
+            raise Stopped(explain(self, e)) from None
         except RuntimeError as e:  # of a worker that dies, torch tells wherever the main process just is
-            if (cause := killed_worker(e) or compiling.failed(e)) is not None:
-                self._note(cause)
+            if cause := killed_worker(e) or compiling.failed(e):
                 raise cause from e
             raise
         finally:
@@ -269,10 +255,6 @@ class BaseTrainer:
                 self.valid_data_loader.close()
             if self.saving is not None:
                 self.saving.wait()
-
-    def _note(self, error: Exception) -> None:
-        if self.world == 1:  # on several ranks the first cause is told, which may be another
-            self.reporter.note(error)
 
     def _asked_to_stop(self) -> bool:
         """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
@@ -327,8 +309,17 @@ class BaseTrainer:
         return [batch._replace(shard=i) if i else batch for i, batch in enumerate(batches) if batch.size]
 
     def _note_skipped(self, bad: list[tuple[int, str]]) -> None:
-        of_all = [sample for of_rank in distributed.gather(bad) for sample in of_rank]
-        note_skipped(of_all, self.skipped, self.options.skip_bad_samples)
+        """Add samples that could not be read, (index, why), of all ranks; raises Stopped above the number allowed."""
+        allowed = self.options.skip_bad_samples
+        for index, why in itertools.chain(*distributed.gather(bad)):
+            if index not in self.skipped:
+                self.skipped.append(index)
+                log.warning(f"skipped ({len(self.skipped)} of {allowed} allowed): {why}")
+        if len(self.skipped) > allowed:
+            raise Stopped(
+                f"more than trainer.skip_bad_samples = {allowed} samples could not be read: {sorted(self.skipped)}; "
+                f"repair or remove them, or allow more"
+            )
 
     def _log_point(self, rates: dict[str, float]) -> None:
         """Write the means since the last log point. Waits for the device, as nothing else between two of them does."""
@@ -340,9 +331,8 @@ class BaseTrainer:
         self.reporter.train_point(self.step, means(sums) | rates)
 
     def learning_rates(self) -> dict[str, float]:
-        if isinstance(self.optimizer, dict):
-            return {f"lr_{name}": float(o.param_groups[0]["lr"]) for name, o in self.optimizer.items()}
-        return {"lr": float(self.optimizer.param_groups[0]["lr"])}
+        optimizers = state.by_name(self.optimizer).items()
+        return {f"lr_{name}" if name else "lr": float(o.param_groups[0]["lr"]) for name, o in optimizers}
 
     def _close_step(self) -> None:
         """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
@@ -383,11 +373,11 @@ class BaseTrainer:
         """The value that `monitor` names, where this step yields it."""
         if self.monitor.mode == "off":
             return None
-        split, name = self.monitor.key
-        name = f"val_{name}" if split == "valid" else name
+        name = self.monitor.key
         if name in values:
             return values[name]
-        if any(key.startswith("val_") for key in values) if split == "valid" else end_of_epoch:
+        validated = any(key.startswith("val_") for key in values)
+        if validated if name.startswith("val_") else end_of_epoch:
             raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
         return None
 
@@ -407,8 +397,8 @@ class BaseTrainer:
             told = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: {again}"
             log.info(told)
             if self.world > 1:
-                log.info(f"each process ends with {self.signal.exit_code or 143}, which torchrun turns into 1")
-            raise Interrupted(told if not log.handlers else "", self.signal.exit_code or 143)
+                log.info(f"each process ends with {self.signal.exit_code}, which torchrun turns into 1")
+            raise Interrupted(told if not log.handlers else "", self.signal.exit_code)
         why = self._why_stopped()
         log.info(f"finished at step {self.step}" + (f": {why}" if why else ""))
         if self.monitor.best is not None:
@@ -452,7 +442,3 @@ class BaseTrainer:
         self.saving = Saving(self, self.run)
         if self.rank == 0:
             self.reporter.open(self.run.folder, *((saved["logs"], saved["unwritten"]) if saved else ({}, {})))
-
-    def resume(self, path: Path, saved: dict[str, Any]) -> None:
-        """Continue from a checkpoint that was loaded; tells what is not exact."""
-        state.restore(self, saved, path, log.warning)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from logger.logger import log
 from utils.errors import Stopped
 from utils.run import BEST, sync_folder
 
@@ -56,8 +57,8 @@ def checkpoints(folder: Path) -> list[Path]:
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_last` and the best.
 
-    `save` copies the state into host memory that is kept for the next save, and returns; a thread writes it. `failed`
-    tells of a save that did not work, and `wait` why.
+    `save` copies the state into host memory that is kept for the next save, and returns; a thread writes it. `error`
+    tells of a save that did not work and that nobody has waited for yet.
     """
 
     def __init__(self, folder: Path, keep_last: int) -> None:
@@ -66,7 +67,7 @@ class Checkpoints:
         self._buffers: dict[str, torch.Tensor] = {}
         self._sums: list[torch.Tensor] | None = None  # of what is being copied, where those are wanted
         self._thread: threading.Thread | None = None
-        self._error: str | None = None
+        self.error: str | None = None
         self._owed_best: Mapping[str, Any] | None = None  # a best state that could not be written yet
 
     def newest(self) -> list[Path]:
@@ -95,7 +96,7 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        reason, self._error = self._error, None
+        reason, self.error = self.error, None
         if reason is None:
             return None
         if not self.folder.parent.is_dir():
@@ -105,11 +106,6 @@ class Checkpoints:
             f"could not save a checkpoint in {self.folder}: {reason}; {self.bytes_needed / 1e6:,.1f} MB are needed, "
             f"{space(self.folder) / 1e6:,.1f} MB are free; on the disk is {newest[0].name if newest else 'none'}"
         )
-
-    @property
-    def failed(self) -> bool:
-        """Did a save fail that nobody has waited for yet? Costs nothing to ask."""
-        return self._error is not None
 
     def _copy(self, value: Any, at: str) -> Any:
         """A copy of the state in kept host memory; plain types only, so that `weights_only=True` can load it."""
@@ -141,7 +137,7 @@ class Checkpoints:
             try:
                 self._write(state, names)
             except Exception as e:
-                self._error = reason(e)
+                self.error = reason(e)
                 if BEST in names:
                     self._owed_best = state
                     self._buffers = {}  # the next save must not copy over it
@@ -167,11 +163,10 @@ class Checkpoints:
             for old in self.newest()[self.keep_last :]:
                 old.unlink()
             remove_unused(self.folder)
-        except BaseException:
+        finally:
             for temporary in temporaries:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # that it is not there: all went well
                     temporary.unlink()
-            raise
 
 
 def _copy_and_sum(value: torch.Tensor, to: torch.Tensor) -> list[torch.Tensor]:
@@ -335,8 +330,8 @@ def load(path: Path, look: bool = True) -> dict[str, Any]:
     return state
 
 
-def newest_sound(folder: Path, tell: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest sound checkpoint, or None if there is none at all; `tell` is given what was wrong with newer ones.
+def newest_sound(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest sound checkpoint, or None if there is none at all; warns of what is wrong with newer ones.
 
     Raises Stopped where there are checkpoints and none is sound.
     """
@@ -350,7 +345,7 @@ def newest_sound(folder: Path, tell: Callable[[str], None]) -> tuple[Path, dict[
         except BrokenCheckpoint as e:
             broken.append(f"{path.name}: {e}")
             if not found:
-                tell(f"{path} cannot be used: {e}; trying an older one")
+                log.warning(f"{path} cannot be used: {e}; trying an older one")
             continue
         if found is None or state["step"] > found[1]["step"]:
             found = path, state

@@ -43,9 +43,6 @@ class Finite:
             self._unseen.clear()
         _raise_first(found)
 
-    def forget(self) -> None:
-        self._unseen.clear()
-
     def check_state(self, step: int, model: nn.Module, optimizers: Sequence[Any]) -> None:
         """Look at each weight and each state of an optimizer. (Not at buffers: one may be a mask of -inf.)"""
         names = {p: name for name, p in model.named_parameters()}

@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from logger.logger import log
 from trainer import gradients
+from trainer.state import count
 from utils import distributed
 from utils.errors import Refused, Stopped
 from utils.tensors import local
@@ -89,10 +90,10 @@ def blocks(model: nn.Module, names: Sequence[str] | None) -> list[nn.Module]:
 
 
 def _by_size(model: nn.Module) -> set[nn.Module]:
-    total, found = _count(model), set()
+    total, found = count(model), set()
 
     def visit(module: nn.Module, entry: bool) -> None:
-        share, holds = _count(module) / max(total, 1), isinstance(module, CONTAINERS)
+        share, holds = count(module) / max(total, 1), isinstance(module, CONTAINERS)
         # Only these two kinds: other modules may use a layer's weights without calling it, as nn.MultiheadAttention
         alone = type(module) in (nn.Linear, nn.Embedding) and share > LARGE
         if (entry and not holds and share > SMALL) or alone:
@@ -117,14 +118,10 @@ def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return dict(module.named_parameters(remove_duplicate=False))
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def _said(model: nn.Module, parts: Sequence[nn.Module]) -> str:
     """`12 x Block, 1 x Linear put together one at a time; with the model itself 2.1% of the parameters`."""
     inside = {p for part in parts for p in part.parameters()}
-    rest = sum(p.numel() for p in model.parameters() if p not in inside) / max(_count(model), 1)
+    rest = sum(p.numel() for p in model.parameters() if p not in inside) / max(count(model), 1)
     kinds = Counter(type(part).__name__.removeprefix("FSDP") for part in parts)
     told = ", ".join(f"{n} x {kind}" for kind, n in kinds.items()) or "no block"
     return f"{told} put together one at a time; with the model itself {rest:.1%} of the parameters"

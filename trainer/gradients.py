@@ -189,15 +189,13 @@ class Buffers:
         statistics, counts = _running(model)
         self.averaged = [] if done else statistics
         known = {id(t) for t in statistics + counts}  # each rank counts its batches alike
-        saved = model.state_dict(keep_vars=True).values()
-        self.others = [t for t in saved if not isinstance(t, nn.Parameter) and isinstance(t, Tensor)]
-        self.others = [t for t in self.others if id(t) not in known]
+        saved = [t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor) and id(t) not in known]
+        self.others = [t for t in saved if not isinstance(t, nn.Parameter)]
 
     @torch.no_grad()
     def sync(self) -> None:
-        if world() > 1:
-            _all_reduce(self.averaged)
-            _from_rank_0(self.others)
+        _all_reduce(self.averaged)
+        _from_rank_0(self.others)
 
 
 def _running(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,6 +1,7 @@
 """Metrics as sums and counts: exact over steps, ranks and restarts, and brought to the host only when they are read."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,8 +20,7 @@ class Sums:
 
     def __init__(self) -> None:
         self._pending: dict[str, list[tuple[Tensor, int]]] = {}
-        self._folded: dict[str, tuple[Tensor | float, int]] = {}  # (sum on the device, samples)
-        self._totals: dict[str, tuple[float, int]] = {}  # name -> (sum, samples)
+        self._totals: dict[str, tuple[Any, int]] = {}  # name -> (sum, on the device until it is read; samples)
 
     def add(self, name: str, value: Tensor | float, size: int) -> None:
         """Add a value per sample [size], or one number that is the mean over `size` samples."""
@@ -40,8 +40,7 @@ class Sums:
         """(sum, samples) of each name on this rank. Waits for the device."""
         for name in list(self._pending):
             self._fold(name)
-        self.merge({name: (float(total), count) for name, (total, count) in self._folded.items()})
-        self._folded.clear()
+        self._totals = {name: (float(total), count) for name, (total, count) in self._totals.items()}
         return dict(self._totals)
 
     def means(self) -> dict[str, float]:
@@ -50,7 +49,6 @@ class Sums:
 
     def clear(self) -> None:
         self._pending.clear()
-        self._folded.clear()
         self._totals.clear()
 
     def merge(self, other: Mapping[str, tuple[float, int]]) -> None:
@@ -64,9 +62,8 @@ class Sums:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.clear()
-        if not distributed.is_main():
-            return
-        self._totals = {name: (total, count) for name, (total, count) in state.items()}
+        if distributed.is_main():
+            self._totals = {name: (total, count) for name, (total, count) in state.items()}
 
     def _fold(self, name: str) -> None:
         """Add up what is pending, on the device."""
@@ -75,13 +72,13 @@ class Sums:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         per_sample = [v for v, _ in pending if v.dim()]
         of_batch = [(v, size) for v, size in pending if not v.dim()]
-        total, count = self._folded.get(name, (0.0, 0))
+        total, count = self._totals.get(name, (0.0, 0))
         if per_sample:
             total = total + torch.cat(per_sample).to(dtype).sum()
         if of_batch:
             sizes = to_device(torch.tensor([size for _, size in of_batch], dtype=dtype), device)
             total = total + torch.stack([v for v, _ in of_batch]).to(dtype).mul_(sizes).sum()
-        self._folded[name] = total, count + sum(size for _, size in pending)
+        self._totals[name] = total, count + sum(size for _, size in pending)
 
 
 def means(sums: Mapping[str, tuple[float, int]]) -> dict[str, float]:
@@ -125,20 +122,16 @@ class Monitor:
     """
 
     def __init__(self, monitor: str, early_stop: int | None) -> None:
-        self.mode, _, self.name = monitor.partition(" ")
+        self.mode, self.name = (*monitor.split(), "")[:2]
         self.early_stop = early_stop
         self.best: float | None = None
         self.best_step = 0
         self.bad_count = 0  # validations since the best
 
     @property
-    def key(self) -> tuple[str, str]:
-        """(split, name) of what is watched."""
-        name = self.name.strip()
-        for prefix, split in (("val_", "valid"), ("valid/", "valid"), ("train/", "train")):
-            if name.startswith(prefix):
-                return split, name.removeprefix(prefix)
-        return "train", name
+    def key(self) -> str:
+        """What is watched, under its name in an epoch's values: valid/loss is val_loss, train/loss is loss."""
+        return re.sub("^valid/", "val_", self.name.removeprefix("train/"))
 
     def update(self, value: float, step: int) -> bool:
         """Take in a value; was it the best so far? NaN never is."""

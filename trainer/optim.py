@@ -63,24 +63,27 @@ def build_optimizer(config: Any, model: nn.Module) -> Any:
 
 
 def _build_optimizer(config: Any, part: Any, model: nn.Module) -> Any:
-    if isinstance(named := config.resolve("optimizer", part), type):  # or a function
+    """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
+    named = config.resolve("optimizer", part)
+    if isinstance(named, type):  # or a function
         eager.spare(named)
-    return config.build_part("optimizer", part, _trainable(model), **_fastest(config, part))
+    chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
+    # Of sharded weights torch has no other kernels; Adagrad's, in torch 2.10, is for the CPU only
+    lacking = part.type == "Adagrad" or (config.run.trainer.parallel == "fsdp" and part.type not in ("Adam", "AdamW"))
+    fused = "fused" in inspect.signature(named).parameters and not chosen and not lacking
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return config.build_part("optimizer", part, trainable, **({"fused": True} if fused else {}))
 
 
 def build_lr_scheduler(config: Any, optimizer: Any, steps_per_epoch: int) -> Any:
     """The schedule of the config (None, one, or one per optimizer), its length filled in where it wants to know it."""
     spec = config.run.lr_scheduler
-    if spec is None:
-        return None
     if isinstance(spec, Mapping):
-        return {
-            name: build_lr_scheduler_part(config, part, optimizer[name], steps_per_epoch) for name, part in spec.items()
-        }
-    return build_lr_scheduler_part(config, spec, optimizer, steps_per_epoch)
+        return {name: _build_schedule(config, part, optimizer[name], steps_per_epoch) for name, part in spec.items()}
+    return None if spec is None else _build_schedule(config, spec, optimizer, steps_per_epoch)
 
 
-def build_lr_scheduler_part(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -> "Schedule":
+def _build_schedule(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -> "Schedule":
     options = config.run.trainer
     steps = total_steps(options, steps_per_epoch)
     named = config.resolve("lr_scheduler", part)
@@ -152,17 +155,3 @@ class Schedule:
 def _follows_a_value(scheduler: Any) -> bool:
     """As ReduceLROnPlateau does, a class or one of its objects."""
     return hasattr(scheduler, "step") and "metrics" in inspect.signature(scheduler.step).parameters
-
-
-def _trainable(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
-
-
-def _fastest(config: Any, part: Any) -> dict[str, Any]:
-    """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
-    parameters = inspect.signature(config.resolve("optimizer", part)).parameters
-    chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
-    # Of sharded weights torch has no other kernels
-    in_parts = config.run.trainer.parallel == "fsdp" and part.type not in ("Adam", "AdamW")
-    on_cpu = part.type == "Adagrad"  # torch 2.10 has its kernel for the CPU only
-    return {"fused": True} if "fused" in parameters and not (chosen or in_parts or on_cpu) else {}

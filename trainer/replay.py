@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from logger.logger import log
 from trainer import checkpoint, state
-from trainer.finite import NonFinite
+from trainer.finite import Finite, NonFinite
 from utils import distributed
 from utils.errors import Refused
+from utils.tensors import each_tensor
 
 
 class Watch:
@@ -21,23 +22,22 @@ class Watch:
         self.first: str | None = None
 
     @contextmanager
-    def on(self, model: nn.Module) -> Iterator["Watch"]:
-        handles = [
-            module.register_forward_hook(self._hook(f"{name or 'the model'} ({type(module).__name__})"))
-            for name, module in model.named_modules()
-        ]
-        try:
-            yield self
-        finally:
-            for handle in handles:
-                handle.remove()
+    def on(self, model: nn.Module) -> Iterator[None]:
+        with ExitStack() as hooks:
+            for name, module in model.named_modules():
+                hook = self._hook(f"{name or 'the model'} ({type(module).__name__})")
+                hooks.enter_context(module.register_forward_hook(hook))
+            yield
 
     def _hook(self, label: str) -> Any:
+        def look(tensor: Tensor) -> Tensor:
+            self._note(tensor, f"output of {label}")
+            if tensor.requires_grad:  # not a module's backward hook: that breaks layers that work in place
+                tensor.register_hook(lambda gradient: self._note(gradient, f"gradient of the output of {label}"))
+            return tensor
+
         def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            for tensor in _tensors(outputs):
-                self._note(tensor, f"output of {label}")
-                if tensor.requires_grad:  # not a module's backward hook: that breaks layers that work in place
-                    tensor.register_hook(lambda gradient: self._note(gradient, f"gradient of the output of {label}"))
+            each_tensor(look, outputs)
 
         return hook
 
@@ -98,7 +98,7 @@ def _find(trainer: Any, found: NonFinite, rates: str) -> tuple[NonFinite, str | 
             return found, None, rates
         log.info(f"{found} in step {found.step + 1}; looking for the layer: running the steps since {path.name} again")
         try:
-            trainer.resume(path, checkpoint.load(path))
+            state.restore(trainer, checkpoint.load(path), path)
         except checkpoint.BrokenCheckpoint:
             return found, None, rates
     again, culprit = _run_to(trainer, found.step + 1)
@@ -114,7 +114,7 @@ def _run_to(trainer: Any, step: int) -> tuple[NonFinite | None, str | None]:
     """
     told, trainer.reporter = trainer.reporter, _Silent()
     trainer.model.train()
-    trainer.finite.forget()
+    trainer.finite = Finite(trainer.device)
     stream = trainer.data_loader.stream(trainer.step)
     watch = Watch()
     try:
@@ -147,7 +147,7 @@ def replay(trainer: Any, step: int) -> None:
         raise Refused(f"--replay {step}: this run has steps 1 to {trainer.max_steps}")
     for path in [p for p in checkpoint.checkpoints(trainer.run.checkpoints) if checkpoint.step_of(p) < step]:
         try:
-            trainer.resume(path, checkpoint.load(path))
+            state.restore(trainer, checkpoint.load(path), path)
             break
         except checkpoint.BrokenCheckpoint as e:
             log.warning(f"{path} cannot be used: {e}; trying an older one")
@@ -158,14 +158,6 @@ def replay(trainer: Any, step: int) -> None:
     log.info(f"step {step}: " + (f"{found}; first not finite: {culprit}" if found else "finite"))
     log.info("  ".join(f"{k} {v:.8g}" for k, v in (trainer.values | trainer.learning_rates()).items()))
     log.info(f"samples: {trainer.data_loader.indices(step - 1).tolist()}")
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for v in value for t in _tensors(v)] if isinstance(value, (list, tuple)) else []
 
 
 def _finite(value: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 
 from logger import logger
 from logger.logger import log
-from trainer import checkpoint
+from trainer import checkpoint, state
 from trainer.checkpoint import step_of
 from utils import distributed
 from utils.config import differences
@@ -52,21 +52,17 @@ def _restore(trainer: Any, run: Run) -> dict[str, Any] | None:
     """Give the trainer the state of the run's checkpoint; over several ranks, of the one that rank 0 finds sound."""
     path, saved = run.checkpoint, None
     if path is None and distributed.is_main():
-        path, saved = checkpoint.newest_sound(run.checkpoints, log.warning) or (None, None)
+        path, saved = checkpoint.newest_sound(run.checkpoints) or (None, None)
     path = distributed.from_main(path)
     if path is None:
         log.warning(f"{run} ended before its first checkpoint: starting it again from step 0")
         return None
-    saved = saved or _load_or_stop(path)
-    trainer.resume(path, saved)
-    return saved
-
-
-def _load_or_stop(path: Path) -> dict[str, Any]:
     try:
-        return checkpoint.load(path, look=distributed.is_main())  # once for all ranks
+        saved = saved or checkpoint.load(path, look=distributed.is_main())  # once for all ranks
     except checkpoint.BrokenCheckpoint as e:
         raise Stopped(f"no usable checkpoint: {path}: {e}; name another one, or the run's folder for its newest") from e
+    state.restore(trainer, saved, path)
+    return saved
 
 
 def _set_aside_newer(run: Run, step: int) -> None:

@@ -48,7 +48,7 @@ class Saving:
 
     def tell_failure(self) -> None:
         """Tell of a save that failed as soon as it has; costs nothing where none did."""
-        if self.checkpoints.failed:
+        if self.checkpoints.error is not None:
             self.wait()
 
     def wait(self) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from logger import logger
 from logger.logger import log
 from trainer import checkpoint, compiling, weights
+from trainer.state import count
 from utils import distributed, launch
 from utils.errors import Refused
 from utils.run import Run
@@ -80,10 +81,9 @@ def tune(config: Any, device: torch.device) -> None:
     if device.type != "cpu" and options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
         torch.use_deterministic_algorithms(True)
-    if device.type != "cpu" or not options.fast_cpu:
-        return
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are zero; computing with them takes a hundred times as long
-    keep_memory(2**30 if options.parallel == "ddp" else 2**18)  # what fsdp takes apart has to go at once
+    if device.type == "cpu" and options.fast_cpu:
+        torch.set_flush_denormal(True)  # numbers below 1e-38 are zero, with which computing takes 100 times as long
+        keep_memory(2**30 if options.parallel == "ddp" else 2**18)  # what fsdp takes apart has to go at once
 
 
 def tf32(on: bool) -> None:
@@ -134,8 +134,8 @@ def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool
 
 def summary(model: nn.Module) -> str:
     """Parameters of the model and of each of its children."""
-    rows = [(name, _class(child), _count(child)) for name, child in model.named_children()]
-    rows.append((_class(model), "", _count(model)))
+    rows = [(name, _class(child), count(child)) for name, child in model.named_children()]
+    rows.append((_class(model), "", count(model)))
     wide = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
     lines = [f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {n:>12,}" for name, kind, n in rows[:-1]]
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -145,7 +145,3 @@ def summary(model: nn.Module) -> str:
 
 def _class(module: nn.Module) -> str:
     return type(module).__name__.removeprefix("FSDP")  # which sharding puts before it
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -59,7 +59,7 @@ class ShardedCheckpoints(Checkpoints):
                 super()._write({**state, SHARDS: {"folder": folder, "files": files}}, names)
         except Exception as e:
             error = checkpoint.reason(e)
-        if told := [reason for reason in self._gather(error) if reason]:
+        if told := [reason for reason in distributed.gather(error, self.group) if reason]:
             if distributed.is_main():
                 checkpoint.remove_unused(self.folder)
             raise OSError(0, told[0])
@@ -77,10 +77,10 @@ class ShardedCheckpoints(Checkpoints):
             dcp.save(tensors, storage_writer=writer, process_group=self.group)
         except dcp.CheckpointException as e:
             raise next(iter(e.failures.values()))[0] from None
-        every = self._gather(writer.files.written)
+        every = distributed.gather(writer.files.written, self.group)
         files = {name: told for of_rank in every for name, told in of_rank.items()}
         damaged = checkpoint.damaged(Path(writer.path), {name: files[name] for name in writer.files.written})
-        if found := [text for text in self._gather(damaged) if text]:
+        if found := [text for text in distributed.gather(damaged, self.group) if text]:
             raise BrokenCheckpoint(found[0])
         return files
 
@@ -96,11 +96,6 @@ class ShardedCheckpoints(Checkpoints):
         os.rename(self._temporary(step), self.folder / name)
         sync_folder(self.folder)
         return name
-
-    def _gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * distributed.world()
-        dist.all_gather_object(values, value, group=self.group)
-        return values
 
 
 def split(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,7 +261,7 @@ class _Plain(pickle.Unpickler):
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The model's weights in a sharded checkpoint."""
     try:
-        return cast(dict[str, Tensor], whole(path, ["model"])["model"])
+        return whole(path, ["model"])["model"]
     except BrokenCheckpoint as e:
         raise Refused(f"{path} cannot be used: {e}") from e
 

@@ -2,13 +2,14 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from logger.logger import log
 from trainer.checkpoint import FORMAT, PROGRESS, SHARDS, clean
 from utils.errors import Refused
 
@@ -37,24 +38,24 @@ def collect(trainer: Any) -> dict[str, Any]:
     return state | {name: _state(part) for name, part in parts(trainer).items()}
 
 
-def restore(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
-    """Continue from a checkpoint; `tell` is given what changed and what is therefore not exact."""
+def restore(trainer: Any, state: Mapping[str, Any], path: Path) -> None:
+    """Continue from a checkpoint; warns of what changed and of what is therefore not exact."""
     _refuse_other_kinds(trainer, state, path)
-    monitor = state["config"]["trainer"]["monitor"]
-    if monitor != trainer.options.monitor:
-        tell(f"trainer.monitor: {monitor} -> {trainer.options.monitor}; the best so far was of another: forgotten")
+    old, new = state["config"]["trainer"]["monitor"], trainer.options.monitor
+    if old != new:
+        log.warning(f"trainer.monitor: {old} -> {new}; the best so far was of another: forgotten")
         state = {key: value for key, value in state.items() if key != "monitor"}
-    load_parts(trainer, state, path, tell)
+    load_parts(trainer, state, path)
     for name in state.keys() - set(parts(trainer)) - PROGRESS.keys() - {"monitor", SHARDS}:
-        tell(f"{path.name}: its state of `{name}` is not used, the config of today has none")
+        log.warning(f"{path.name}: its state of `{name}` is not used, the config of today has none")
     trainer.step, trainer.closed = state["step"], state["closed"]
     trainer.skipped, trainer.stop_reason = list(state["skipped"]), state["stop_reason"]
     _take_over_options(trainer, state["config"])
     for line in _differences(state["environment"], environment(trainer)):
-        tell(line)
+        log.warning(line)
 
 
-def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callable[[str], None]) -> None:
+def load_parts(trainer: Any, state: Mapping[str, Any], path: Path) -> None:
     """Give every part of the trainer its state; raises Refused where one cannot take it over."""
     fit = None
     if trainer.sharded or SHARDS in state:
@@ -65,7 +66,7 @@ def load_parts(trainer: Any, state: Mapping[str, Any], path: Path, tell: Callabl
         if name not in state or (state[name] == {} != _state(part)):  # {}: the scaler of a run in fp32
             if name == "model":
                 raise Refused(f"{path} holds no `{name}`; " + NEW_RUN.format(path=path))
-            tell(f"{path.name} holds no state of `{name}`: it starts afresh")
+            log.warning(f"{path.name} holds no state of `{name}`: it starts afresh")
             continue
         try:
             _load(part, fit(part, state[name], name) if fit else state[name])
@@ -124,9 +125,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def _refuse_other_kinds(trainer: Any, state: Mapping[str, Any], path: Path) -> None:
     """Another optimizer or schedule would take over numbers that mean something else to it."""
-    new = trainer.config.to_dict()
+    configs = state["config"], trainer.config.to_dict()
     for section in ("optimizer", "lr_scheduler"):
-        before, after = _types(state["config"].get(section)), _types(new[section])
+        before, after = ({name: p["type"] for name, p in by_name(c.get(section)).items()} for c in configs)
         if before and after and before != after:
             raise Refused(
                 f"{path}: its state of `{section}` is of {', '.join(before.values())}, the config names "
@@ -135,20 +136,18 @@ def _refuse_other_kinds(trainer: Any, state: Mapping[str, Any], path: Path) -> N
             )
 
 
-def _types(spec: Mapping[str, Any] | None) -> dict[str, str]:
-    """{name: type} of several parts, {"": type} of one."""
-    if spec is None or "type" in spec:
-        return {"": spec["type"]} if spec else {}
-    return {name: part["type"] for name, part in spec.items()}
+def by_name(what: Any) -> dict[str, Any]:
+    """Several parts by their names as they are, {"": part} of one, {} of None; in a config, or as they were built."""
+    if isinstance(what, dict) and "type" not in what:
+        return what
+    return {} if what is None else {"": what}
 
 
 def _take_over_options(trainer: Any, old: Mapping[str, Any]) -> None:
     """Arguments of the optimizer that the config changed since the checkpoint: lr, weight_decay, ..."""
-    new = trainer.config.to_dict()
-    several = isinstance(trainer.optimizer, Mapping)
-    for name, optimizer in trainer.optimizer.items() if several else [("", trainer.optimizer)]:
-        before = (old["optimizer"][name] if several else old["optimizer"])["args"]
-        after = (new["optimizer"][name] if several else new["optimizer"])["args"]
+    olds, news = by_name(old["optimizer"]), by_name(trainer.config.to_dict()["optimizer"])
+    for name, optimizer in by_name(trainer.optimizer).items():
+        before, after = olds[name]["args"], news[name]["args"]
         for key in {*before, *after}:
             if key in before and key in after and before[key] == after[key]:
                 continue
@@ -167,6 +166,11 @@ def _take_over_options(trainer: Any, old: Mapping[str, Any]) -> None:
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, inside what distributes it."""
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def count(model: nn.Module) -> int:
+    """Its parameters."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def _evolves(value: Any) -> bool:

@@ -23,9 +23,9 @@ def load(path: Path, overrides: list[str]) -> tuple[configs.Config, dict[str, An
     return config, saved
 
 
-def report(trainer: Any, saved: dict[str, Any], path: Path) -> dict[str, float]:
+def report(trainer: Any, saved: dict[str, Any], path: Path) -> None:
     """Evaluate on the test data, print a table, and add a line to the run's metrics.jsonl."""
-    state.load_parts(trainer, saved, path, log.warning)
+    state.load_parts(trainer, saved, path)
     trainer.step, loader = saved["step"], trainer.data_loader
     values = trainer.evaluate(loader, "test")
     width = max(map(len, values))
@@ -38,4 +38,3 @@ def report(trainer: Any, saved: dict[str, Any], path: Path) -> dict[str, float]:
         if writer.file.unwritten:
             raise Stopped(f"{folder / METRICS}: the result could not be written there")
         log.info(f"written to {folder / METRICS}")
-    return values

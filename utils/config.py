@@ -106,7 +106,8 @@ class Config:
                     problems.append(f"{self.tree.place(at)}: {text}")
         if train and ("trainer",) in found and ("data_loader",) in found:
             problems += self._monitor_problems(found["trainer",], found["data_loader",])
-        problems = problems or self._submodule_problems() if train else problems
+        if train and not problems:
+            problems = self._submodule_problems()
         if problems:
             raise ConfigError(problems)
 

@@ -97,12 +97,12 @@ def any_rank(flag: bool) -> bool:
     return sum_over_ranks([float(flag)])[0] > 0
 
 
-def gather(value: T) -> list[T]:
-    """The value of each rank, in their order; plain types only."""
+def gather(value: T, group: Any = None) -> list[T]:
+    """The value of each rank, in their order; plain types only. group: of all ranks, where not the default one."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group)
     return values
 
 
@@ -122,8 +122,6 @@ class Vote:
         self._pending: tuple[Any, Tensor] | None = None
 
     def __call__(self, number: int) -> int:
-        if world() == 1:
-            return number
         result = self.close()
         tensor = torch.tensor([number])
         self._pending = dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor

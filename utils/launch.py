@@ -56,9 +56,9 @@ def devices(n_gpu: int | str, given: str | None) -> tuple[list[torch.device], st
         return [cpu], warn if names or n_gpu not in (1, "auto") else None
     if any(int(name) >= there for name in names):
         raise Refused(f"{asked}: this machine has {there} GPUs, numbered from 0")
-    numbers = [int(name) for name in names] or range(there)[: there if n_gpu == "auto" else int(n_gpu)]
-    fewer = not names and n_gpu != "auto" and int(n_gpu) > there
-    few = f"{asked} was given, but this machine has {there}: using {there}" if fewer else None
+    wanted = there if n_gpu == "auto" else int(n_gpu)
+    numbers = [int(name) for name in names] or range(min(wanted, there))
+    few = f"{asked} was given, but this machine has {there}: using {there}" if wanted > there and not names else None
     return [torch.device(accelerator.type, number) for number in numbers], few
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import glob
 import itertools
 import os
 import signal
@@ -161,11 +160,9 @@ def find_tested(resume: str) -> Path:
 
 def newest_run(save_dir: str, name: str, run_id: str | None = None) -> Run | None:
     """The run of this name (and id) that was started or continued last, or None."""
-    configs = [
-        (p.stat().st_mtime_ns, p) for p in Path(save_dir, name).glob(f"{glob.escape(run_id or '')}*/config.yaml")
-    ]
-    configs = [(time, p) for time, p in configs if run_id in (None, p.parent.name)]
-    return Run(max(configs)[1].parent) if configs else None
+    configs = [p for p in Path(save_dir, name).glob("*/config.yaml") if run_id in (None, p.parent.name)]
+    newest = max(configs, key=lambda p: (p.stat().st_mtime_ns, p), default=None)
+    return Run(newest.parent) if newest else None
 
 
 class StopSignal:
@@ -182,19 +179,17 @@ class StopSignal:
         self._first = 0.0
 
     def install(self) -> None:
-        for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # also where a shell that starts us with & has set them to ignore
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), self._on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):  # also where a shell's & has them ignored
+            signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a worker forked a moment ago, before it has set its own
             return
-        warned = self.number in (0, getattr(signal, "SIGUSR1", 0)) and number != self.number
-        if self.number and not warned and time.monotonic() > self._first + self.BOUNCE:
+        if self.number in (0, signal.SIGUSR1) and number != self.number:  # the first, or the first after a warning
+            self.number, self._first = number, time.monotonic()
+        elif time.monotonic() > self._first + self.BOUNCE:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if not self.number or warned:
-            self.number, self._first = number, time.monotonic()
 
     @property
     def exit_code(self) -> int:

@@ -133,34 +133,20 @@ class TrainerConfig(Model):
             )
         return value
 
-    @field_validator("exact_ranks")
+    @field_validator("early_stop", "exact_ranks", "parallel", "shard")
     @classmethod
-    def _needs_all_samples(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and (info.data.get("skip_bad_samples") or info.data.get("sync_batchnorm")):
-            raise ValueError("true does not go with skip_bad_samples or sync_batchnorm; leave one of them out")
-        return value
-
-    @field_validator("parallel")
-    @classmethod
-    def _fsdp(cls, value: str, info: ValidationInfo) -> str:
-        against = [key for key in ("exact_ranks", "skip_bad_samples", "channels_last") if info.data.get(key)]
-        against += ["precision: fp16"] if info.data.get("precision") == "fp16" else []
-        if value == "fsdp" and against:
-            raise ValueError(f"fsdp does not go with {' or '.join(against)}; leave one of them out, or give ddp")
-        return value
-
-    @field_validator("shard")
-    @classmethod
-    def _needs_fsdp(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if value is not None and info.data.get("parallel") == "ddp":
-            raise ValueError("with ddp nothing is cut into blocks; give parallel: fsdp, or leave it out")
-        return value
-
-    @field_validator("early_stop")
-    @classmethod
-    def _needs_monitor(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("monitor") == "off":
+    def _goes_with_the_keys_above(cls, value: Any, info: ValidationInfo) -> Any:
+        key, given = info.field_name, info.data
+        if key == "early_stop" and value is not None and given.get("monitor") == "off":
             raise ValueError("without `monitor` there is nothing to stop by; give one, as in monitor: min val_loss")
+        if key == "exact_ranks" and value and (given.get("skip_bad_samples") or given.get("sync_batchnorm")):
+            raise ValueError("true does not go with skip_bad_samples or sync_batchnorm; leave one of them out")
+        against = [name for name in ("exact_ranks", "skip_bad_samples", "channels_last") if given.get(name)]
+        against += ["precision: fp16"] if given.get("precision") == "fp16" else []
+        if key == "parallel" and value == "fsdp" and against:
+            raise ValueError(f"fsdp does not go with {' or '.join(against)}; leave one of them out, or give ddp")
+        if key == "shard" and value is not None and given.get("parallel") == "ddp":
+            raise ValueError("with ddp nothing is cut into blocks; give parallel: fsdp, or leave it out")
         return value
 
 

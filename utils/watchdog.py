@@ -152,11 +152,12 @@ class Watchdog(threading.Thread):
 
     def _end(self, rank: int, text: str, code: int) -> None:
         """Tell it once, on rank 0 if that still can, and end this process."""
+        text = text if text.startswith("rank ") else f"rank {rank} failed: {text}"
         with self._lock:
             told = False
             with contextlib.suppress(dist.DistError):
                 if self.rank == 0:
-                    self.tell(text if text.startswith("rank ") else f"rank {rank} failed: {text}")
+                    self.tell(text)
                     told = True
                     self.store.set("told", "")
                     self._wait(lambda: self.store.add("gone", 0) == self.world - 1)  # it may hold the store: goes last
@@ -164,7 +165,7 @@ class Watchdog(threading.Thread):
                     told = rank != self.rank or self._wait(lambda: self.store.check(["told"]))
                     self.store.add("gone", 1)
             if not told:
-                self.tell(text if text.startswith("rank ") else f"rank {rank} failed: {text}")
+                self.tell(text)
             if f"rank {self.rank} (" in text:  # it hangs: where?
                 stack = sys._current_frames()[threading.main_thread().ident or 0]
                 print(f"rank {self.rank} is at:\n{''.join(traceback.format_stack(stack))}", file=sys.stderr)

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from logger import logger
 from logger.figures import image_grid
+from logger.writers import TensorBoard
 from tests.tiny import CONFIG, Tiny, tiny
 
 __all__ = ["tiny"]
@@ -137,6 +138,16 @@ def test_tensorboard(tiny):
     assert all(s.value > 0 for s in events.Scalars("train/samples_per_s"))
     (picture,) = events.Images("train/inputs")
     assert (picture.step, picture.width, picture.height) == (0, 8 * 10 + 2, 4 * 10 + 2)  # 28 digits of 8 x 8, 8 a row
+
+
+def test_tensorboard_takes_whatever_else_torch_makes_for_it(tmp_path):
+    from torch.utils.tensorboard.summary import histogram
+
+    TensorBoard(tmp_path).write(3, histogram("weights", np.arange(10.0), "auto"))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    [found] = events.Histograms("weights")
+    assert (found.step, found.histogram_value.num, found.histogram_value.sum) == (3, 10, 45)
 
 
 def test_without_tensorboard_there_is_no_event_file(tiny):

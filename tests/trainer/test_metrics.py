@@ -113,10 +113,10 @@ def test_arguments_of_a_metric(tiny):
 @pytest.mark.parametrize(
     ("monitor", "key"),
     [
-        ("min val_loss", ("valid", "loss")),
-        ("max valid/accuracy", ("valid", "accuracy")),
-        ("min loss", ("train", "loss")),
-        ("min train/loss", ("train", "loss")),
+        ("min val_loss", "val_loss"),
+        ("max valid/accuracy", "val_accuracy"),
+        ("min loss", "loss"),
+        ("min train/loss", "loss"),
     ],
 )
 def test_names_a_monitor_takes(monitor, key):
