@@ -49,7 +49,8 @@ def backward(loss: Tensor) -> None:
         loss.backward()
     else:
         kind = loss.dtype, loss.device
-        one = _ones[kind] if kind in _ones else _ones.setdefault(kind, torch.ones_like(loss, requires_grad=False))
+        if (one := _ones.get(kind)) is None:
+            one = _ones[kind] = torch.ones_like(loss)
         _engine((loss,), (one,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
