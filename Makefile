@@ -1,5 +1,5 @@
-# Two commands on a fresh machine with Python >= 3.10: `make train` and `make test`.
-# Both make .venv on demand, and bring it up to date when pyproject.toml has changed.
+# Two commands on a fresh machine with Python >= 3.10: `make train` and `make test`. Windows: README.md, "Without make".
+# Both make .venv when it is needed, and bring it up to date when pyproject.toml has changed.
 # Another Python: make train PYTHON=python3.12.  Without a GPU, UV_TORCH_BACKEND=cpu make train downloads far less.
 
 PYTHON ?= python3
@@ -7,38 +7,60 @@ VENV   := .venv
 # Tools are run as `python -m`, not by their scripts in bin/, so that the project's folder can be moved.
 RUN    := $(VENV)/bin/python
 
-.PHONY: help train test slow bench format clean
+.PHONY: help train test slow lint format schema extra clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train    set up, train config/digits.yaml"
-	@echo "make test     set up, check format, lint and types, run the fast tests"
-	@echo "make slow     run the slow tests"
-	@echo "make bench    run the benchmarks, write benchmarks/RESULTS.md (under half an hour; wants a quiet machine)"
-	@echo "make format   put the code in the form that make test wants"
-	@echo "make clean    remove .venv and caches (never data/ or saved/)"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-train: $(VENV)/.base
+train: $(VENV)/.base  ## set up, train config/digits.yaml
 	$(RUN) train.py -c config/digits.yaml
 
-test: $(VENV)/.dev
-	$(RUN) -m ruff format --check .
-	$(RUN) -m ruff check .
-	$(RUN) -m mypy
+test: $(VENV)/.dev  ## set up, run the fast tests
 	$(RUN) -m pytest
 
 # pytest exits with 5 where no test is marked slow.
-slow: $(VENV)/.dev
+slow: $(VENV)/.dev  ## run the slow tests
 	$(RUN) -m pytest -m slow || [ $$? -eq 5 ]
 
-bench: $(VENV)/.bench
-	$(RUN) -m benchmarks.run $(if $(wildcard data/MNIST/raw/train-images-idx3-ubyte),--data-dir data/)
+lint: $(VENV)/.dev  ## check format, lint and types
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
 
-format: $(VENV)/.dev
+format: $(VENV)/.dev  ## format the code, correct what ruff can correct
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-clean:
+schema: $(VENV)/.base  ## let editors complete your models, losses, ... in configs: write config/schema.json
+	$(RUN) -m utils.config > $(VENV)/schema.json
+	@mv $(VENV)/schema.json config/schema.json
+
+extra: $(VENV)/.base  ## install an extra of pyproject.toml, keep the installed torch: make extra NAME=metrics
+	@grep -q '^$(NAME) = \[' pyproject.toml || { echo "make extra NAME=...: pyproject.toml has the extras" \
+	$$(sed -n '/^\[project.optional/,/^$$/s/^\([a-z]*\) = \[.*/\1/p' pyproject.toml) >&2; exit 2; }
+	$(RUN) -m pip freeze | grep -E '^(torch|torchvision)==' > $(VENV)/torch.txt
+	$(call install,$(NAME),--constraint $(VENV)/torch.txt)
+
+# <template> What new_project.py leaves out of a copy
+test: lint
+
+# </template>
+# <benchmarks> What new_project.py leaves out of a copy without benchmarks/
+.PHONY: bench lines
+
+bench: $(VENV)/.bench  ## run the benchmarks, write benchmarks/RESULTS.md (under half an hour; needs a quiet machine)
+	$(RUN) -m benchmarks.run $(if $(wildcard data/MNIST/raw/train-images-idx3-ubyte),--data-dir data/)
+
+lines:  ## count the lines of code by folder
+	@$(PYTHON) benchmarks/lines.py
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.uv
+	$(call install,bench)
+	@touch $(VENV)/.base $@
+
+# </benchmarks>
+clean:  ## remove .venv and caches (never data/ or saved/)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -51,14 +73,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.uv
 	$(call install,dev)
 	@touch $(VENV)/.base $@
 
-$(VENV)/.bench: pyproject.toml | $(VENV)/.uv
-	$(call install,bench)
-	@touch $(VENV)/.base $@
-
-# uv takes seconds. Where it cannot reach the index pip may, since it alone reads pip.conf (mirrors, certificates).
+# $(call install,EXTRA,OPTIONS). uv takes seconds. Where it cannot reach the index, pip may: only pip reads pip.conf
+# (mirrors, certificates).
 define install
-$(RUN) -m uv pip install --quiet --python $(RUN) -r pyproject.toml $(1:%=--extra %) || \
-	{ echo "uv did not succeed; trying pip, which takes longer." >&2; $(RUN) -m pip install --quiet '.$(1:%=[%])'; }
+$(RUN) -m uv pip install --quiet --python $(RUN) $(2) -r pyproject.toml $(1:%=--extra %) || \
+	{ echo "uv did not succeed; trying pip, which takes longer." >&2; $(RUN) -m pip install --quiet $(2) '.$(1:%=[%])'; }
 endef
 
 $(VENV)/.uv:

@@ -4,28 +4,34 @@ Everything is rebuilt from the config in the checkpoint; the loader is asked for
 """
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from utils import cli
-from utils import run as runs
+from utils.exit_codes import exit_with
+from utils.run_folder import find_checkpoint
+
+if TYPE_CHECKING:
+    from data_loader import BaseDataLoader
+    from trainer import BaseTrainer
+    from utils.config import Config
 
 
-def build(config: Any, devices: str | None = None) -> Any:
-    """A trainer that can evaluate, its data loader that of the test data."""
-    from trainer import setup
+def build(config: "Config", devices: str | None = None) -> "BaseTrainer":
+    """A trainer that can evaluate; its data loader is that of the test data."""
+    from trainer.engine import setup
 
     device = setup.device(config, devices)
-    config.run.data_loader.args.update(training=False, shuffle=False, validation_split=0.0)
     config.run.init_from = None
-    config.run.trainer.compile = False  # one pass does not repay it
-    config.run.trainer.limit_batches = None  # all of the data, whatever the training was limited to
-    config.run.trainer.accumulate, config.run.trainer.exact_ranks = 1, False  # of training, on its number of processes
-    data_loader = config.build("data_loader")
+    options = config.run.trainer
+    options.compile = False  # one pass does not repay it
+    options.limit_batches = None  # all of the data, whatever the training was limited to
+    options.accumulate, options.exact_ranks = 1, False  # they are for training, on its number of processes
+    data_loader = test_data(config)
     setup.loaders(config, device, data_loader)
+    config.facts = data_loader.facts | config.facts  # those of the training data count
     return config.build(
         "trainer",
-        model=setup.model(config, device),
+        model=setup.model(config, device, data_loader),
         criterion=config.build("loss"),
         metrics=config.build("metrics"),
         optimizer=None,
@@ -36,22 +42,35 @@ def build(config: Any, devices: str | None = None) -> Any:
     )
 
 
-def main(argv: list[str] | None = None) -> None:
+def test_data(config: "Config") -> "BaseDataLoader":
+    from utils.errors import UsageError
+
+    spec = config.run.data_loader
+    if not config.accepts("data_loader", spec, "training"):
+        raise UsageError(
+            f"data_loader: {spec.type} has no argument 'training', so it cannot give the test data; add "
+            f"`training: bool = True` to its __init__, and use the test data where it is False"
+        )
+    plain = {"shuffle": False, "validation_split": 0.0}
+    given = {name: value for name, value in plain.items() if config.accepts("data_loader", spec, name)}
+    return config.build("data_loader", training=False, **given).for_testing()
+
+
+def main(argv: list[str] | None = None) -> int:
     args = cli.parse("Test a run, or one of its checkpoints, on its test data.", {}, argv, training=False)
-    path: Path = runs.find_tested(args.resume or "")
+    path = find_checkpoint(args.resume or "")
 
-    from trainer import setup, tested  # torch from here on
-    from utils import launch
+    from trainer.engine import setup, test_report  # torch from here on
+    from utils.process import launch
 
-    config, saved = tested.load(path, args.overrides)
-    if not launch.joined() and (count := len(launch.devices(config.run.n_gpu, args.devices)[0])) > 1:
+    config, saved = test_report.load(path, args.overrides)
+    if (count := launch.needed(config.run.n_gpu, args.devices)) > 1:
         del saved  # each process loads it for itself
-        launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
-        return
+        return launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
     with setup.processes(timeout=config.run.trainer.timeout):
-        trainer = build(config, args.devices)
-        tested.report(trainer, saved, path)
+        test_report.report(build(config, args.devices), saved, path)
+    return 0
 
 
 if __name__ == "__main__":
-    runs.exit_with(main)
+    exit_with(main)

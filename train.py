@@ -4,34 +4,44 @@ This page is the whole run: the config names the parts, `build` makes them, and 
 """
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils import cli
-from utils import run as runs
-from utils.config import Config
+from utils.exit_codes import exit_with
+
+if TYPE_CHECKING:  # not at run time: importing torch takes seconds, and --help and config errors need none of it
+    from trainer import BaseTrainer
+    from trainer.engine.result import Result
+    from utils.config import Config
+    from utils.run_folder import Run
 
 # Short options: --lr 0.01 is optimizer.args.lr=0.01. Add yours.
 OPTIONS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.args.batch_size"}
 
 
-def build(config: Config, run: runs.Run, devices: str | None = None):
+def build(config: "Config", folder: "Run | None", devices: str | None = None) -> "BaseTrainer":
     """The trainer of a config, with all its parts; reads the data, writes nothing."""
-    # Not at the top: importing torch takes seconds, and --help and a wrong config need none of it
-    from logger.logger import log
-    from trainer import optim, setup
+    from logger.console import log
+    from trainer.engine import setup
+    from trainer.engine.optimizers import build_optimizer
+    from trainer.engine.schedules import build_lr_scheduler
 
     device = setup.device(config, devices)
 
     data_loader = config.build("data_loader")
     valid_data_loader = data_loader.split_validation()
     setup.loaders(config, device, data_loader, valid_data_loader)
+    config.facts = data_loader.facts  # number of classes, vocabulary, ...: fills parameters of these names below
 
-    model = setup.model(config, device, run)
+    model = setup.model(config, device, data_loader, folder)
     log.info(setup.summary(model))
     criterion = config.build("loss")
     metrics = config.build("metrics")
 
-    optimizer = optim.build_optimizer(config, model)
-    lr_scheduler = optim.build_lr_scheduler(config, optimizer, data_loader.steps_per_epoch)
+    optimizer = build_optimizer(config, model, criterion)
+    lr_scheduler = build_lr_scheduler(config, optimizer, data_loader.steps_per_epoch)
     callbacks = config.build("callbacks")
 
     return config.build(
@@ -46,34 +56,66 @@ def build(config: Config, run: runs.Run, devices: str | None = None):
         valid_data_loader=valid_data_loader,
         lr_scheduler=lr_scheduler,
         callbacks=callbacks,
-        run=run,
+        run=folder,
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = cli.parse("Train what a config describes.", OPTIONS, argv)
-    config, run = runs.read(args)
-    if args.print_config:
-        print(config.to_yaml(), end="")
-        return
+def run(
+    config: "Config | Mapping[str, Any] | str | Path", folder: "Run | None" = None, devices: str | None = None
+) -> "Result":
+    """Train a config, or continue the run in `folder`. Never exits the process; raises UsageError and Stopped.
+
+    config: a file, a mapping, or what `utils.config.load` returns. folder: default: a new one. devices: as after `-d`.
+    """
+    from utils import run_folder
+    from utils.config import Config, load
+
+    config = config if isinstance(config, Config) else load([config])
     config.check()  # imports torch
+    folder = folder or run_folder.new_run(config.run.trainer.save_dir, config.run.name, None)
 
-    from trainer import replay, resume, setup
-    from utils import launch
+    from trainer.checkpoint import resume
+    from trainer.engine import processes, setup
+    from trainer.engine.result import Result
+    from utils.errors import Interrupted
+    from utils.process import launch
 
-    if not launch.joined() and (count := len(launch.devices(config.run.n_gpu, args.devices)[0])) > 1:
-        launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
-        return
+    if (count := launch.needed(config.run.n_gpu, devices)) > 1:
+        return processes.start_run(count, __file__, config, folder, devices)
     with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout):
-        if args.check:
-            resume.check(config, build, args.devices)
-        elif args.replay is not None:
-            replay.replay(build(config, run, args.devices), args.replay)
-        else:
-            trainer = build(config, run, args.devices)
+        trainer = build(config, folder, devices)
+        try:
             if resume.start(trainer):
                 trainer.train()
+            return Result.of(trainer)
+        except Interrupted as e:
+            return Result.of(trainer, interrupted=e.exit_code)
+        finally:
+            folder.close()
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = cli.parse("Train what a config describes.", OPTIONS, argv)
+    config, folder = cli.read(args)
+    if args.print_config:
+        print(config.to_yaml(), end="")
+        return 0
+    config.check()  # imports torch
+
+    from trainer.engine import check, processes, replay, setup
+    from utils.process import launch
+
+    if (count := launch.needed(config.run.n_gpu, args.devices)) > 1:
+        return processes.start(count, __file__, sys.argv[1:] if argv is None else argv).exit_code
+    if not args.check and args.replay is None:
+        return run(config, folder, args.devices).exit_code
+    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout):
+        if args.replay is not None:
+            replay.replay(build(config, folder, args.devices), args.replay)
+        else:
+            check.check(config, build, args.devices)
+    return 0
 
 
 if __name__ == "__main__":
-    runs.exit_with(main)
+    exit_with(main)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.compile
 
-For the MLP of benchmarks.step and the ConvNet of config/mnist.yaml at batch 128, on one thread. The models take turns,
-the ways of compiling too, after the compilation; medians over rounds. It needs a C++ compiler.
+For the MLP of benchmarks.step and the ConvNet of config/mnist.yaml, at batch 128, on one thread. After the compilation,
+the models and the variants take turns. Medians over rounds. Needs a C++ compiler.
 """
 
 import argparse
@@ -17,11 +17,10 @@ import torch
 
 import train
 from benchmarks.step import InMemory
-from data_loader import data_loaders
-from data_loader.base_data_loader import BaseDataLoader
-from trainer import resume
+from data_loader import BaseDataLoader, data_loaders
+from trainer.checkpoint import resume
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
 
 BATCH, SAMPLES, WARM = 128, 12_800, 10  # so many samples make steps of one size
 SHAPES = {"MLP": (64,), "ConvNet": (1, 28, 28)}
@@ -40,9 +39,9 @@ setattr(data_loaders, "BenchDataLoader", BenchDataLoader)  # noqa: B010 (where c
 
 
 class Steps:
-    """A run whose steps are timed a few at a time."""
+    """A run whose steps are timed in small groups."""
 
-    def __init__(self, model: str, how: bool | str) -> None:
+    def __init__(self, model: str, compiled: bool) -> None:
         config = configs.load(
             [
                 {
@@ -53,27 +52,28 @@ class Steps:
                     "loss": "cross_entropy",
                     "metrics": ["accuracy"],
                     "optimizer": {"type": "AdamW", "args": {"lr": 1e-3}},
-                    "trainer": {"max_steps": 10**6, "verbosity": 0, "save_period": 10**6, "compile": how},
+                    "trainer": {"max_steps": 10**6, "verbosity": 0, "save_period": 10**6, "compile": compiled},
                 }
             ]
         )
         self.folder = tempfile.TemporaryDirectory()
-        self.trainer = train.build(config, Run(Path(self.folder.name, "run")))
+        self.run_folder = Run(Path(self.folder.name, "run"))
+        self.trainer = train.build(config, self.run_folder)
         resume.start(self.trainer)
-        self.trainer.model.train()
-        self.stream = self.trainer.data_loader.stream(0)
+        self.trainer.train_mode()
+        self.stream = self.trainer.data_loader.iter_steps(0)
         self.run(WARM)
 
     def run(self, steps: int) -> float:
         """Seconds per step."""
         began = time.perf_counter()
         for _ in range(steps):
-            self.trainer._one_step(self.stream)
+            self.trainer.run_step(self.stream)
         return (time.perf_counter() - began) / steps
 
     def close(self) -> None:
         self.trainer.reporter.close()
-        self.trainer.run.close()
+        self.run_folder.close()
         self.folder.cleanup()
 
 
@@ -85,10 +85,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     for model in args.models:
-        ways: dict[str, bool | str] = {"no compile": False, "compile: model": "model", "compile: step": "step"}
-        runs = {name: Steps(model, how) for name, how in ways.items()}
+        runs = {"no compile": Steps(model, False), "compile": Steps(model, True)}
         steps = 2 if args.smoke else {"MLP": 500, "ConvNet": 20}[model]
-        times: dict[str, list[float]] = {name: [] for name in ways}
+        times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(1 if args.smoke else args.rounds):
             for name, run in runs.items():
                 times[name].append(run.run(steps))

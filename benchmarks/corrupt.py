@@ -1,8 +1,9 @@
-"""Damages checkpoints in every way that a disk may, and loads them: none may be loaded wrong, and each must be told.
+"""Damages checkpoints in every way that a disk can, and loads them: none may be loaded wrong, each must be reported.
 
     python -m benchmarks.corrupt --flips 2000
 
-Beside it what `torch.load(weights_only=True)` alone makes of the same files. Results: benchmarks/RESULTS-faults.md
+Next to it: what `torch.load(weights_only=True)` alone makes of the same files. In the table, `told` means that loading
+failed with an error. Results: benchmarks/RESULTS-faults.md
 """
 
 import argparse
@@ -18,8 +19,8 @@ from typing import Any
 
 import torch
 
-from tests.resume.harness import House, config, unequal
-from trainer import checkpoint
+from tests.trainer.checkpoint.harness import House, config, unequal
+from trainer.checkpoint import files as checkpoint
 
 CUT = 64 * 1024
 SPEC = config(arch__args__widths=[96, 192], trainer__monitor="min val_loss", trainer__epochs=1)
@@ -46,7 +47,7 @@ def torch_load(path: Path) -> Any:
 
 
 def places(house: House) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
-    """(what is done, to which file, do it in this folder)."""
+    """(the kind of damage, the file, a function that does it in this folder)."""
     new, old = house.steps[:2]
     newest, older, best = checkpoint.name_of(new), checkpoint.name_of(old), "model_best.pth"
 

@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=1 python -m torch.distributed.run --nproc-per-node 2 -m benchmarks.ddp
 
 Interleaved in the same processes; the figures are medians over rounds, and ratios to `bare` of the same round. The
-bare loop cuts its batches from memory and does nothing but the step; `channels_last` is that with the memory format
-that the trainer chooses by itself. Lightning is left out where it is not installed (extra `bench`). All train the same
-ConvNet on the same number of samples a step. CPU is the time that the busier process computes, waits actively and
-copies: other work on the machine disturbs it less than samples/s.
+bare loop slices its batches from memory and does nothing but the step; `channels_last` is that loop with the memory
+format that the trainer chooses by itself. Lightning is skipped if it is not installed (extra `bench`). All train the
+same ConvNet on the same number of samples per step. CPU is the time that the busier process spends on computing, active
+waiting and copying: other work on the machine disturbs it less than samples/s.
 """
 
 import argparse
@@ -28,19 +28,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import train
-from data_loader import data_loaders
-from data_loader.base_data_loader import BaseDataLoader
-from model.model import ConvNet
-from trainer import resume, setup
+from data_loader import BaseDataLoader, data_loaders
+from model.vision import ConvNet
+from trainer.checkpoint import resume
+from trainer.engine import setup
 from utils import config as configs
-from utils import distributed
-from utils.run import Run
+from utils.process import group as distributed
+from utils.run_folder import Run
 
 BATCH, SAMPLES, WARM, STEPS, ROUNDS = 256, 12_800, 10, 60, 7
 X, Y = torch.randn(SAMPLES, 1, 16, 16), torch.randint(0, 10, (SAMPLES,))
 
 
 class InMemory(Dataset[Any]):
+    uses_sample_keys = True  # it draws nothing
+
     def __len__(self) -> int:
         return SAMPLES
 
@@ -61,10 +63,10 @@ setattr(data_loaders, "BenchDataLoader", BenchDataLoader)  # noqa: B010 (where c
 
 
 class Clock:
-    """Seconds per step, of time and of CPU, from `start` on, which waits for all ranks."""
+    """Seconds per step since `start`, of time and of CPU. `start` waits for all ranks."""
 
     def start(self) -> None:
-        distributed.wait_for_all()
+        distributed.barrier()
         self._since = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
@@ -75,7 +77,7 @@ class Clock:
 def bare(clock: Clock, memory_format: torch.memory_format = torch.contiguous_format) -> None:
     net = DistributedDataParallel(ConvNet(widths=(32, 64)).to(memory_format=memory_format))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, fused=True)
-    rank, world = distributed.rank(), distributed.world()
+    rank, world = distributed.rank(), distributed.world_size()
     for step in range(STEPS + WARM):
         if step == WARM:
             clock.start()
@@ -104,21 +106,23 @@ def ours(clock: Clock) -> None:
         ]
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = train.build(config, Run(Path(folder, "run")))
+        run = Run(Path(folder, "run"))
+        trainer = train.build(config, run)
         resume.start(trainer)
-        one_step = trainer._one_step
+        run_step = trainer.run_step
 
-        def timed(stream: Any) -> None:
+        def timed(stream: Any, log_due: bool) -> dict[str, float]:
             if trainer.step == WARM:
                 clock.start()
-            one_step(stream)
+            rates = run_step(stream, log_due)
             if trainer.step == STEPS + WARM:
                 clock.stop()
+            return rates
 
-        trainer._one_step = timed
+        setattr(trainer, "run_step", timed)  # noqa: B010
         trainer.train()
-        trainer.run.close()
-        distributed.wait_for_all()  # before rank 0 removes the folder
+        run.close()
+        distributed.barrier()  # before rank 0 removes the folder
 
 
 def lightning(clock: Clock) -> None:
@@ -153,13 +157,13 @@ def lightning(clock: Clock) -> None:
     trainer = L.Trainer(
         max_steps=STEPS + WARM,
         accelerator="cpu",
-        devices=distributed.world(),
+        devices=distributed.world_size(),
         strategy="ddp",
         callbacks=[Timed()],
         enable_model_summary=False,
         **quiet,
     )
-    trainer.fit(Net(), DataLoader(TensorDataset(X, Y), BATCH // distributed.world(), shuffle=True))
+    trainer.fit(Net(), DataLoader(TensorDataset(X, Y), BATCH // distributed.world_size(), shuffle=True))
 
 
 def main() -> None:

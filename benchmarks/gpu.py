@@ -3,10 +3,10 @@
     python -m benchmarks.gpu [ROW ...] [--steps 200] [--rounds 3]
     python -m benchmarks.gpu --smoke          # does the script work? tiny models, two steps, on the CPU
 
-Rows: mlp; mnist (config/mnist.yaml), mnist-resident; resnet18 (CIFAR-10-shaped), resnet50 (ImageNet-shaped), gpt2
-(124M parameters), these three in bf16, as they are and compiled. All data are random, and both loops keep them on the
-GPU, images as uint8; but in the row mnist ours has them in the host's memory, as that config says. The bare loop does
-no more than the step. Ours does all it does by default, and torch.cuda.set_sync_debug_mode("error") ends it if the
+Rows: mlp; mnist (config/mnist.yaml) and mnist-resident; resnet18 (CIFAR-10-shaped), resnet50 (ImageNet-shaped) and gpt2
+(124M parameters), the last three in bf16, each eager and compiled. All data is random. Both loops keep it on the GPU,
+images as uint8; only in the row mnist does ours keep it in host memory, as that config does. The bare loop does nothing
+but the step. Ours does everything that it does by default, and torch.cuda.set_sync_debug_mode("error") fails if the
 host waits for the GPU in any step between two log points. Interleaved in one process; the figures are medians over
 rounds.
 """
@@ -29,13 +29,14 @@ from torch.utils.data import Dataset
 
 import train
 from benchmarks.mnist import random_mnist
-from data_loader import data_loaders
-from data_loader.base_data_loader import BaseDataLoader
+from data_loader import BaseDataLoader, data_loaders, vision
 from model import loss as losses
 from model import model as models
-from trainer import resume, setup
+from trainer.checkpoint import resume
+from trainer.engine import backends
 from utils import config as configs
-from utils.run import Run
+from utils.config import names
+from utils.run_folder import Run
 from utils.tensors import to_device
 
 WARM, LOG_STEPS, DISTINCT = 20, 50, 4  # steps before the clock starts; steps; batches of data, which come again
@@ -46,7 +47,7 @@ CONFIG = Path(__file__).parents[1] / "config/mnist.yaml"
 
 
 class ResNet50(nn.Module):
-    """torchvision's; `layers` is there to make it small."""
+    """torchvision's; `layers` makes it small."""
 
     def __init__(self, layers: tuple[int, ...] = (3, 4, 6, 3)) -> None:
         super().__init__()
@@ -74,9 +75,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """GPT-2 (Radford et al., 2019), by default the one of 124M parameters: tokens [B, T] -> logits [B, T, vocabulary].
+    """GPT-2 (Radford et al., 2019), 124M parameters by default: tokens [B, T] -> logits [B, T, vocabulary].
 
-    Without dropout, as models of that size are trained on much text.
+    Without dropout, as usual for models of that size on large corpora.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Row:
     resident: bool = True
 
     def data(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Inputs and targets: uint8 images and classes, tokens and those that follow, or plain numbers."""
+        """Inputs and targets: uint8 images and classes, tokens and next tokens, or plain numbers."""
         n = DISTINCT * self.batch
         if self.loss == "token_loss":
             tokens = torch.randint(0, self.classes, (n, self.shape[0] + 1), generator=generator)
@@ -169,7 +170,9 @@ ROWS["mnist-resident"] = replace(ROWS["mnist"], resident=True)
 
 
 class InMemory(Dataset[Any]):
-    """The samples of a row, as many as the steps ask for; uint8 becomes floats of about one, where the data are."""
+    """The samples of a row, enough for all steps; uint8 becomes floats of about one, on the device of the data."""
+
+    uses_sample_keys = True  # it draws nothing
 
     def __init__(self, row: Row, steps: int) -> None:
         self.length = steps * row.batch
@@ -201,17 +204,17 @@ class BenchDataLoader(BaseDataLoader):
 for room, parts in ((models, (ResNet50, GPT)), (losses, (token_loss,)), (data_loaders, (BenchDataLoader,))):
     for part in parts:
         setattr(room, part.__name__, part)  # where configs look for it
-setattr(data_loaders, "read_mnist", random_mnist)  # noqa: B010
+setattr(vision, "read_mnist", random_mnist)  # noqa: B010
 
 
 # -- loops ------------------------------------------------------------------------------------------------------------
 
 
 def bare(name: str, compiled: bool, steps: int, device: torch.device) -> float:
-    """Samples per second of the loop that one writes by hand."""
+    """Samples/s of the loop written by hand."""
     row = ROWS[name]
     torch.manual_seed(0)
-    model = getattr(models, row.arch)(**row.args).to(device)
+    model = names.find("arch", row.arch)(**row.args).to(device)
     image, bf16 = len(row.shape) == 3, row.precision == "bf16"
     if image and bf16:
         model = model.to(memory_format=torch.channels_last)
@@ -261,29 +264,30 @@ def ours(name: str, compiled: bool, steps: int, device: torch.device) -> float:
         changes["trainer"] |= {"precision": row.precision, "compile": compiled}
         config = configs.load([changes])
     with tempfile.TemporaryDirectory() as folder:
-        trainer = train.build(config, Run(Path(folder, "run")))
+        run = Run(Path(folder, "run"))
+        trainer = train.build(config, run)
         resume.start(trainer)
-        one_step, clock, seconds = trainer._one_step, Clock(device), 0.0
+        run_step, clock, seconds = trainer.run_step, Clock(device), 0.0
 
-        def timed(stream: Iterator[Any]) -> None:
+        def timed(stream: Iterator[Any], log_due: bool) -> dict[str, float]:
             nonlocal seconds
             if trainer.step == WARM:
                 clock.start()
-            ends = (LOG_STEPS, trainer.steps_per_epoch, trainer.max_steps)  # steps that end with a log point
-            with no_waiting(device, trainer.step >= WARM and all((trainer.step + 1) % end for end in ends)):
-                one_step(stream)
+            with no_waiting(device, trainer.step >= WARM and not log_due):
+                rates = run_step(stream, log_due)
             if trainer.step == WARM + steps:
                 seconds = clock.stop()
+            return rates
 
-        trainer._one_step = timed
+        setattr(trainer, "run_step", timed)  # noqa: B010
         trainer.train()
-        trainer.run.close()
+        run.close()
     return steps * row.batch / seconds
 
 
 @contextlib.contextmanager
 def no_waiting(device: torch.device, strict: bool) -> Iterator[None]:
-    """An error if the host waits for the GPU inside."""
+    """Raises an error if the host waits for the GPU inside."""
     if device.type == "cuda":
         torch.cuda.set_sync_debug_mode("error" if strict else "default")
     try:
@@ -294,7 +298,7 @@ def no_waiting(device: torch.device, strict: bool) -> Iterator[None]:
 
 
 class Clock:
-    """Seconds from `start` to `stop`, between which all that the device was given is done."""
+    """Seconds from `start` to `stop`; both wait until the device has finished."""
 
     def __init__(self, device: torch.device) -> None:
         self.wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -329,7 +333,7 @@ def main() -> None:
         print("smoke: tiny models on the CPU, these speeds mean nothing")
     else:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-        setup.tf32(True)  # for both
+        backends.tf32(True)  # for both
     for name in args.rows or ROWS:
         for compiled in ROWS[name].compile:
             pairs = [[loop(name, compiled, args.steps, device) for loop in (bare, ours)] for _ in range(args.rounds)]

@@ -3,8 +3,8 @@
     python -m benchmarks.images
 
 usual: PIL and torchvision's v1 transforms (RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize) through
-torch's DataLoader. The files are made here, as rich in detail as photographs; batches of 64, shuffled; nothing is
-computed with them. One thread a process, each row in a child process (ours sets the allocator as training does),
+torch's DataLoader. The script makes the files, with as much detail as photographs. Batches of 64, shuffled; nothing is
+computed with them. One thread per process, each row in a child process (ours sets the allocator as training does),
 interleaved; medians over rounds, and ratios to `usual, 0 workers` of the same round.
 """
 
@@ -17,14 +17,14 @@ import torch
 from PIL import Image
 
 from benchmarks.input import rate, take_turns
-from data_loader.data_loaders import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
-from trainer import setup
+from data_loader.vision import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
+from trainer.engine import backends
 
 BATCH, SIDE, SIZE = 64, 256, 224
 
 
 def photo(seed: int) -> Image.Image:
-    """Shapes of all scales, the fainter the finer: as a JPEG of quality 90 some 20 KB, as photographs are."""
+    """Shapes of all scales, finer ones fainter: about 20 KB as a JPEG of quality 90, like a photograph."""
     numbers = np.random.default_rng(seed)
     pixels, side = np.zeros((SIDE, SIDE, 3), np.float32), 4
     while side <= SIDE:
@@ -55,8 +55,8 @@ def usual(folder: str, workers: int, batches: int) -> float:
 
 
 def ours(folder: str, workers: int, batches: int) -> float:
-    setup.keep_memory()
-    stream = ImageFolderDataLoader(folder, BATCH, num_workers=workers, size=SIZE).stream(0)
+    backends.keep_memory()
+    stream = ImageFolderDataLoader(folder, BATCH, num_workers=workers, size=SIZE).iter_steps(0)
     return rate((batch.data for batch in stream), batches)
 
 

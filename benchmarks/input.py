@@ -3,9 +3,9 @@
     python -m benchmarks.input [--data-dir data/]
 
 torchvision: `torchvision.datasets.MNIST` with ToTensor and Normalize, through torch's DataLoader. Batches of 128,
-shuffled; nothing is computed with them. Random pixels serve as well as the real ones where there is no --data-dir.
-One thread a process, each row in a child process (ours sets the allocator as training does), interleaved; medians over
-rounds, and ratios to `torchvision, 0 workers` of the same round.
+shuffled; nothing is computed with them. Without --data-dir, the images are random pixels, which are just as good here.
+One thread per process, each row in a child process (ours sets the allocator as training does), interleaved; medians
+over rounds, and ratios to `torchvision, 0 workers` of the same round.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks.mnist import in_child, random_mnist
-from data_loader.data_loaders import MnistDataLoader
-from trainer import setup
+from data_loader.vision import MnistDataLoader
+from trainer.engine import backends
 
 BATCH = 128
 
 
 def rate(batches: Iterator[Any], count: int) -> float:
-    """Samples a second in `count` batches (images, labels) after the first two."""
+    """Samples/s over `count` batches (images, labels) after the first two."""
     for _ in range(2):
         next(batches)
     start = time.perf_counter()
@@ -43,8 +43,8 @@ def torchvision(data_dir: str, workers: int) -> float:
 
 
 def ours(data_dir: str, workers: int) -> float:
-    setup.keep_memory()
-    stream = MnistDataLoader(data_dir, BATCH, num_workers=workers).stream(0)
+    backends.keep_memory()
+    stream = MnistDataLoader(data_dir, BATCH, num_workers=workers).iter_steps(0)
     return rate((batch.data for batch in stream), 500 if workers else 5000)
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def take_turns(rows: list[tuple[Callable[..., float], int]], rounds: int, folder: str, *more: Any) -> None:
-    """Print the samples a second of each function(folder, workers, *more), medians, and ratios to the first one's."""
+    """Print the samples/s of each function(folder, workers, *more): medians, and ratios to the first one."""
     rates: list[list[float]] = [[] for _ in rows]
     for _ in range(rounds):
         for (function, workers), results in zip(rows, rates, strict=True):

@@ -1,9 +1,9 @@
-"""Kills one run again and again, at random and in the narrow windows of a save, and starts it again each time.
+"""Kills one run again and again, at random and in the narrow windows of a save, and restarts it each time.
 
     python -m benchmarks.kill_storm --kills 300 --megabytes 100
 
-At the end its checkpoint must be that of a run that was never disturbed, tensor for tensor, and its metrics.jsonl too,
-byte for byte. Results: benchmarks/RESULTS-faults.md
+At the end, its checkpoint must equal that of an undisturbed run, tensor for tensor, and its metrics.jsonl, byte for
+byte. Results: benchmarks/RESULTS-faults.md
 """
 
 import argparse
@@ -26,10 +26,10 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from torch import Tensor, nn
 
 import model.model
-from tests.resume.harness import Child, House, config, same_end
-from trainer import checkpoint
-from trainer.base_trainer import BaseTrainer
-from trainer.checkpoint import Checkpoints
+from tests.trainer.checkpoint.harness import Child, House, config, same_end
+from trainer.checkpoint import writer
+from trainer.checkpoint.writer import Checkpoints
+from trainer.engine.base_trainer import BaseTrainer
 
 BATCHES = 40  # an epoch
 MAIN = ("start-up", "step", "validation", "copying the state", "the end")
@@ -37,7 +37,7 @@ WRITER = ("idle", "writing", "reading back", "renaming", "deleting the oldest")
 
 
 class WideNet(nn.Module):
-    """Two hidden layers; nearly all weights are between them, so that a step is cheap for its size."""
+    """Two hidden layers with nearly all weights between them, so that a step is cheap for the model's size."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def spec(megabytes: float) -> dict[str, Any]:
 
 
 def watched(where: mmap.mmap) -> Callable[[], None]:
-    """A patch: the run notes in shared memory what its main thread (0) and its writer (1) are at."""
+    """A patch that notes in shared memory what the run's main thread (0) and its writer (1) are doing."""
 
     def phase(slot: int, name: str, owner: Any, function: str) -> None:
         original = getattr(owner, function)
@@ -91,16 +91,16 @@ def watched(where: mmap.mmap) -> Callable[[], None]:
         phase(0, "copying the state", Checkpoints, "save")
         phase(0, "the end", BaseTrainer, "_end")
         phase(1, "writing", torch, "save")
-        phase(1, "reading back", checkpoint, "verify")
+        phase(1, "reading back", writer, "verify")
         phase(1, "renaming", os, "replace")
-        phase(1, "renaming", checkpoint, "sync_folder")
+        phase(1, "renaming", writer, "sync_folder")
         phase(1, "deleting the oldest", Path, "unlink")
 
     return patch
 
 
 def strike(child: Child, where: mmap.mmap, dice: random.Random) -> int:
-    """Kill the child at a moment that the dice choose; its exit code: 0 if it was done before."""
+    """Kill the child at a random moment. Returns its exit code: 0 if it had finished before."""
     windows = ["start-up", "validation", "copying the state", *WRITER[1:]]
     aim = dice.choice(windows) if dice.random() < 0.5 else None  # half of the kills at just any time
     if aim == "start-up":
@@ -122,7 +122,7 @@ def strike(child: Child, where: mmap.mmap, dice: random.Random) -> int:
 
 
 def events(run: Path) -> list[tuple[str, int]]:
-    """(tag, step) of all values in the run's TensorBoard files, in the order in which TensorBoard reads them."""
+    """(tag, step) of all values in the run's TensorBoard files, in TensorBoard's reading order."""
     found = []
     for path in sorted(run.glob("events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():

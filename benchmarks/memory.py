@@ -2,11 +2,11 @@
 
     python -m benchmarks.memory
 
-gpt2: as large as GPT-2; its token embedding, a third of all weights, is also its last layer, so no block of its own.
+gpt2: the size of GPT-2. Its token embedding, a third of all weights, is also its last layer, so it is not a block.
 deep: the same with more blocks and a small vocabulary.
-Two CPU processes of one thread, both kinds with an allocator that gives freed memory back at once. What each needed at
-most (VmHWM) in building the trainer and STEPS steps, beyond what it had after the imports. No checkpoint is written.
-Takes 6 GB and three minutes.
+Two CPU processes of one thread. For ddp and fsdp alike, the allocator returns freed memory at once. The figure is the
+peak memory (VmHWM) of building the trainer and running STEPS steps, minus what the imports took. No checkpoint is
+written. Takes 6 GB and three minutes.
 """
 
 import argparse
@@ -23,20 +23,19 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import train
-from data_loader import data_loaders
-from data_loader.base_data_loader import BaseDataLoader
+from data_loader import BaseDataLoader, data_loaders
 from model import loss, model
-from trainer import setup
+from trainer.engine import setup
 from utils import config as configs
-from utils import distributed
-from utils.run import Run
+from utils.process import group as distributed
+from utils.run_folder import Run
 
 RANKS, STEPS, TOKENS = 2, 3, 64
 MODELS = {"gpt2": {"vocabulary": 50257, "depth": 12}, "deep": {"vocabulary": 1000, "depth": 16}}
 
 
 class GPT(nn.Module):
-    """Token numbers [B, T] -> logits [B, T, vocabulary]; the last layer's weight is that of the first, as in GPT-2."""
+    """Tokens [B, T] -> logits [B, T, vocabulary]; the first and the last layer share a weight, as in GPT-2."""
 
     def __init__(self, vocabulary: int, depth: int, width: int = 768, heads: int = 12):
         super().__init__()
@@ -69,7 +68,7 @@ for module, part in ((data_loaders, TokensDataLoader), (model, GPT), (loss, next
 
 
 def megabytes(what: str) -> float:
-    """Of this process: VmRSS, its memory; VmHWM, the most that it has had."""
+    """Of this process: VmRSS is its memory, VmHWM its peak memory."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{what}:")[1].split()[0]) / 1024
 
@@ -90,7 +89,7 @@ def one_rank(name: str, parallel: str) -> None:
             ]
         )
         if parallel == "fsdp":
-            importlib.import_module("trainer.fsdp")  # what the code takes is not counted
+            importlib.import_module("trainer.parallel.fsdp")  # what the code takes is not counted
         before = megabytes("VmRSS")
         trainer = train.build(config, Run(Path("nowhere")))
         trainer.train()
@@ -102,7 +101,7 @@ def one_rank(name: str, parallel: str) -> None:
 
 
 def measured(name: str, parallel: str) -> tuple[int, float]:
-    """Parameters, and megabytes of the rank that needed the most."""
+    """The number of parameters, and the megabytes of the rank that needed most."""
     launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={RANKS}", "-m", "benchmarks.memory"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**18)}
     done = subprocess.run([*launch, "--rank", name, parallel], env=env, capture_output=True, text=True)

@@ -2,12 +2,12 @@
 
     python -m benchmarks.mnist [--data-dir data/]
 
-Random pixels serve as well as the real ones where there is no --data-dir. The hand loop cuts its batches from memory
-and does nothing but the step; `tuned` is that loop with the trainer's ways to be fast. The peers (benchmarks/peers.py)
-log, draw and count as the trainer does. For `2020 costs` each sample is an image of PIL that transforms of torchvision
-make a tensor, as in that template; the other peers are given normalised batches from memory. Each runs in a process of
-its own, which is forked from this one; they take turns. Medians over rounds, and ratios to `hand loop` of the same
-round; the peers take part in fewer rounds, of fewer steps. One thread.
+Without --data-dir, the images are random pixels, which are just as good here. The hand loop slices its batches from
+memory and does nothing but the step; `tuned` is that loop with the trainer's own optimizations. The peers
+(benchmarks/peers.py) log, draw and count as the trainer does. For `2020 costs`, each sample is a PIL image that
+torchvision's transforms turn into a tensor, as in that template; the other peers get normalized batches from memory.
+Each runs in a process of its own, forked from this one; they take turns. Medians over rounds, and ratios to `hand loop`
+of the same round; the peers take part in fewer rounds, of fewer steps. One thread.
 """
 
 import argparse
@@ -26,11 +26,12 @@ from torch.utils.data import Dataset
 
 import train
 from benchmarks import peers
-from data_loader import data_loaders
+from data_loader import vision
 from model.model import MnistModel
-from trainer import resume, setup
+from trainer.checkpoint import resume
+from trainer.engine import backends
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
 
 SAMPLES, BATCH = 60_000, 128
 
@@ -42,7 +43,7 @@ def random_mnist(data_dir: str, training: bool) -> tuple[torch.Tensor, torch.Ten
 
 
 class Pictures(Dataset[Any]):
-    """Single samples as torchvision.datasets.MNIST and its users' transforms make them."""
+    """Single samples, made the way torchvision.datasets.MNIST and the usual transforms make them."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         from torchvision import transforms
@@ -58,11 +59,11 @@ class Pictures(Dataset[Any]):
 
 
 def hand_loop(images: torch.Tensor, labels: torch.Tensor, steps: int, tuned: bool = False) -> float:
-    """What one writes by hand, normalised floats in memory and nothing else. tuned: with the memory format, the
-    allocator and the optimizer that the trainer chooses, as fast as this model gets here without another compiler."""
+    """A loop written by hand: normalized floats in memory, nothing else. tuned: with the memory format, allocator and
+    optimizer that the trainer chooses, as fast as this model gets here without another compiler."""
     model = MnistModel()
     if tuned:
-        setup.keep_memory()
+        backends.keep_memory()
         torch.set_flush_denormal(True)
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=tuned or None)
@@ -77,7 +78,7 @@ def hand_loop(images: torch.Tensor, labels: torch.Tensor, steps: int, tuned: boo
 
 
 def ours(data_dir: str, steps: int) -> float:
-    """With metrics, logging, progress and TensorBoard; validation and saving are no part of the epoch."""
+    """With metrics, logging, progress bar and TensorBoard; without validation and saving."""
     config = configs.load(
         [
             {
@@ -113,8 +114,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.data_dir is None:
-        setattr(data_loaders, "read_mnist", random_mnist)  # noqa: B010
-    images, labels = data_loaders.read_mnist(args.data_dir or "", True)
+        setattr(vision, "read_mnist", random_mnist)  # noqa: B010
+    images, labels = vision.read_mnist(args.data_dir or "", True)
     normalised = images.float().div(255).sub(0.1307).div(0.3081)
     task = peers.Task(MnistModel, F.nll_loss, normalised, labels, BATCH, side=28, samples=Pictures(images, labels))
     names = ["hand loop", "tuned", *peers.installed(args.only)]
@@ -137,7 +138,7 @@ def main() -> None:
 
 
 def in_child(function: Callable[..., Any], *args: Any) -> Any:
-    """Run in a forked process, and return what it returned."""
+    """Run a function in a forked process. Returns its result."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=lambda: send.send(function(*args)))

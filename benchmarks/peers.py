@@ -1,11 +1,12 @@
-"""The other ways to train that benchmarks compare with: seconds a step of one task, with the same features.
+"""The other ways to train that benchmarks compare with: seconds per step of one task, with the same features.
 
-Lightning, accelerate and HF Trainer (extra `bench`) as their guides have it, each with its progress bar, running loss
-and accuracy, TensorBoard every 50 steps, a cosine schedule, and clipping where the task has it. They are given whole
-batches cut from memory: torch's DataLoader at its best. 2020 costs is no package: it is what
-victoresque/pytorch-template does in a step, written by hand: samples one by one from the DataLoader, loss and accuracy
-to the host and to TensorBoard in each step, a picture of the inputs every sqrt(batch) steps, histograms of the weights
-each epoch; no clipping, no bar, and without its pandas.
+Lightning, accelerate and HF Trainer (extra `bench`), used as their guides show. Each has its progress bar, running loss
+and accuracy, TensorBoard every 50 steps, a cosine schedule, and clipping if the task has it. They get whole batches
+sliced from memory: torch's DataLoader at its best.
+
+`2020 costs` is not a package. It is what victoresque/pytorch-template does in a step, written by hand: single samples
+from the DataLoader, loss and accuracy moved to the host and to TensorBoard in each step, an image of the inputs every
+sqrt(batch) steps, histograms of the weights each epoch; no clipping, no progress bar, and without its pandas.
 """
 
 import contextlib
@@ -43,13 +44,13 @@ class Task:
 
 
 class Clock:
-    """Seconds a step, from the end of the warm-up on."""
+    """Seconds per step, after the warm-up."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.done, self.start, self.end = steps, 0, 0.0, 0.0
 
     def tick(self) -> None:
-        """A step is done."""
+        """Count a finished step."""
         self.done += 1
         if self.done == WARM:
             self.start = time.perf_counter()
@@ -62,7 +63,7 @@ class Clock:
 
 
 def whole_batches(task: Task, collate: Callable[[Any], Any] = tuple) -> Any:
-    """torch's DataLoader at its best: it asks for a batch at once, and has nothing to collate."""
+    """torch's DataLoader at its best: it fetches whole batches and collates nothing."""
 
     class Slices(TensorDataset):
         def __getitems__(self, indices: list[int]) -> Any:
@@ -240,7 +241,7 @@ PEERS: dict[str, tuple[str, Callable[[Task, int], float]]] = {
 
 
 def installed(names: list[str]) -> list[str]:
-    """Those of the names that can run; says which cannot."""
+    """The peers that are installed; prints those that are not."""
     missing = [name for name in names if name in PEERS and importlib.util.find_spec(PEERS[name][0]) is None]
     for name in missing:
         print(f"{name}: not installed (extra `bench`)")
@@ -248,7 +249,7 @@ def installed(names: list[str]) -> list[str]:
 
 
 def run(name: str, task: Task, steps: int) -> float:
-    """Seconds a step, after a warm-up. What the peer prints is left out; its bar still draws, into nothing."""
+    """Seconds per step, after a warm-up. The peer's output is discarded; its progress bar still draws."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     nothing = io.StringIO()
     with contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing), warnings.catch_warnings():

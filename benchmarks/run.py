@@ -2,8 +2,8 @@
 
     python -m benchmarks.run [NAME ...] [--data-dir data/]
 
-Sections of benchmarks that do not run this time stay as they are, and the table is made from all sections. One that
-fails is told in its section, and the others still run; the exit code is then 1.
+Sections of benchmarks that do not run this time are kept, and the table covers all sections. If a benchmark fails, its
+section says so, the others still run, and the exit code is 1.
 """
 
 import argparse
@@ -102,7 +102,7 @@ ROWS: dict[str, Row] = {
 
 
 def command(name: str) -> list[str]:
-    """What is run after `python`."""
+    """The command line after `python`."""
     return [*ROWS[name].before, "-m", f"benchmarks.{name}"]
 
 
@@ -142,13 +142,13 @@ def _cpuinfo() -> list[str]:
 
 
 def sections(text: str) -> dict[str, str]:
-    """{the command of its heading: what stands below it}."""
+    """{the command in a heading: the text below it}."""
     parts = re.split(r"^## `python (.*)`\n", text, flags=re.MULTILINE)
     return {heading: body.strip() + "\n" for heading, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def table(found: dict[str, str]) -> str:
-    """What was measured against its bar, for each benchmark that has a section."""
+    """The measured values and their bars, for each benchmark that has a section."""
     lines = ["| | measured | bar | |", "|---|---|---|---|"]
     for name, row in ROWS.items():
         section = next((body for heading, body in found.items() if _is_of(heading, name)), "")
@@ -164,7 +164,7 @@ def _is_of(heading: str, name: str) -> bool:
 
 
 def holds(value: float, bar: str) -> bool:
-    """Is the value as a bar like `<= 0.85` wants it?"""
+    """Whether the value meets a bar such as `<= 0.85`."""
     sign, limit = bar.split()
     return {"<=": value <= float(limit), "<": value < float(limit), ">=": value >= float(limit)}[sign]
 

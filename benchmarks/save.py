@@ -2,11 +2,11 @@
 
     python -m benchmarks.save
 
-A model of 34.7 million weights and its Adam. copy: every tensor into memory that is kept from one save to the next, and
-nothing else. ours: `trainer.saving.save()`, from the check that all is finite to the start of the thread that writes;
-its first save, whose memory is fresh, stands apart. torch.save: to a path, in the loop. Interleaved in one process of
-one thread, medians over rounds, and ratios to `copy` of the same round. Beside it how much slower steps are while the
-thread writes, syncs, and reads back.
+A model of 34.7 million weights, with Adam. copy: copies every tensor into memory that is kept from one save to the
+next, and does nothing else. ours: `saving.save()`, from the check that everything is finite until the writing
+thread starts; its first save, which allocates the memory, has a row of its own. torch.save: to a path, in the loop.
+Interleaved in one process of one thread; medians over rounds, and ratios to `copy` of the same round. It also measures
+how much slower steps are while the thread writes, syncs and reads back.
 """
 
 import argparse
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 import train
-from trainer import resume, state
+from trainer.checkpoint import resume, state
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
 
 CONFIG: dict[str, Any] = {
     "name": "bench",
@@ -51,14 +51,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory(prefix="save-", dir=args.folder) as folder:
-        trainer = train.build(configs.load([CONFIG]), Run(Path(folder, "run")))
+        run = Run(Path(folder, "run"))
+        trainer = train.build(configs.load([CONFIG]), run)
         resume.start(trainer)
-        trainer.model.train()
-        stream = trainer.data_loader.stream(0)
+        saving = trainer.saving
+        assert saving is not None
+        trainer.train_mode()
+        stream = trainer.data_loader.iter_steps(0)
 
         def step() -> float:
             began = time.perf_counter()
-            trainer._one_step(stream)
+            trainer.run_step(stream)
             return time.perf_counter() - began
 
         step()
@@ -74,12 +77,12 @@ def main() -> None:
             for there, here in zip(kept, tensors(state.collect(trainer)), strict=True):
                 there.copy_(here)
             copied = time.perf_counter()
-            trainer.saving.save()
+            saving.save()
             blocked = time.perf_counter() - copied
             meanwhile = []
-            while trainer.saving.checkpoints._thread.is_alive():
+            while saving.checkpoints._thread.is_alive():
                 meanwhile.append(step())
-            trainer.saving.wait()
+            saving.wait()
             started = time.perf_counter()
             torch.save(state.collect(trainer), Path(folder, "plain.pth"))
             saved = time.perf_counter() - started
@@ -89,7 +92,7 @@ def main() -> None:
             for name, seconds in zip(times, (copied - began, blocked, saved), strict=True):
                 times[name].append(seconds)
             slower.append(statistics.mean(meanwhile) / quiet)
-        trainer.run.close()
+        run.close()
         stream.close()
 
     print(f"{size / 1e6:.1f} MB of state")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.shuffle [--randperm 100000000]
 
-randperm of 10^8 needs 0.8 GB, and the sampler of torch's DataLoader makes a list of it: 4 GB more, which is not done
+randperm of 10^8 needs 0.8 GB. The sampler of torch's DataLoader also turns it into a list, 4 GB more, which is left out
 here. One thread, each row in a child process, interleaved; medians over rounds. Memory is the peak of what Python and
-NumPy allocate (tracemalloc); that of randperm, which allocates elsewhere, is the growth of its process.
+NumPy allocate (tracemalloc). randperm allocates elsewhere; its memory is the growth of its process.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.mnist import in_child
-from data_loader.sampler import BLOCK, Permutation, StepSampler
+from data_loader.engine.sampler import BLOCK, Permutation, StepSampler
 
 BATCH = 128
 
@@ -49,7 +49,7 @@ def randperm(n: int) -> tuple[float, float]:
 
 
 def throughput(n: int) -> float:
-    """Indices a second, in the blocks that training computes."""
+    """Indices per second, in the blocks that training computes."""
     order, blocks = Permutation(n, 0), 100
     start = time.perf_counter()
     for i in range(blocks):

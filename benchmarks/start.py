@@ -2,14 +2,14 @@
 
     python -m benchmarks.start
 
-bare: imports torch, makes a small ConvNet, cross-entropy and Adam, and does one step on tensors in memory. ours:
-`train.py` with the same network on the digits, everything on; the step counts as done when callbacks are told of it.
-2020 costs: what victoresque/pytorch-template does before its first step (imports torchvision, opens a SummaryWriter,
-takes samples one by one), written by hand; not that package, and without its pandas. Lightning, accelerate and HF
-Trainer as their guides have it, each left out where it is not installed (extra `bench`).
+bare: imports torch, builds a small ConvNet, cross-entropy and Adam, and does one step on tensors in memory. ours:
+`train.py` with the same network on the digits, everything on; the step is done when the `after_step` of callbacks is
+called. 2020 costs: what victoresque/pytorch-template does before its first step (imports torchvision, opens a
+SummaryWriter, loads single samples), written by hand; not that package, and without its pandas. Lightning, accelerate
+and HF Trainer, used as their guides show, each skipped if it is not installed (extra `bench`).
 
 Each is a process of one thread; they take turns. The clock starts in this process before it starts the other, which
-sends the time (the system's monotonic clock) through a pipe at its first step; `whole` is until it has ended.
+sends the time (the system's monotonic clock) through a pipe at its first step; `whole` is the time until it has ended.
 """
 
 import argparse
@@ -47,7 +47,7 @@ mark()
 """
 OURS = """
 import train
-from utils import run as runs
+from utils.exit_codes import exit_with
 build = train.build
 class Mark:
     def after_step(self, trainer): mark()
@@ -56,7 +56,7 @@ def marked(*args):
     trainer.callbacks.append(Mark())
     return trainer
 train.build = marked
-runs.exit_with(lambda: train.main(["-c", "config/digits.yaml", "trainer.max_steps=1", "trainer.save_dir={folder}",
+exit_with(lambda: train.main(["-c", "config/digits.yaml", "trainer.max_steps=1", "trainer.save_dir={folder}",
                                    "optimizer.type=Adam"]))
 """
 TEMPLATE = """

@@ -2,13 +2,13 @@
 
     python -m benchmarks.step
 
-plain: forward, cross-entropy, backward, Adam, over batches cut from memory. by hand: that, with what the trainer does
-as well, each as one would write it: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule,
-clipping. tuned: that, in the fastest way known for each piece. The peers, with the same features, stand in
+plain: forward, cross-entropy, backward, Adam, over batches sliced from memory. by hand: plain plus the trainer's
+features, written the usual way: progress bar, running loss and accuracy, TensorBoard every 50 steps, schedule,
+clipping. tuned: the same, with the fastest known way for each piece. The peers, with the same features, are in
 benchmarks/peers.py.
 
-Each runs in a process of its own, which is forked from this one; they take turns. The figures are medians over rounds,
-and ratios to `plain` of the same round. The peers take part in fewer rounds, of fewer steps.
+Each runs in a process of its own, forked from this one; they take turns. The figures are medians over rounds, and
+ratios to `plain` of the same round. The peers take part in fewer rounds, of fewer steps.
 """
 
 import argparse
@@ -30,17 +30,18 @@ from tqdm import tqdm
 import train
 from benchmarks import peers
 from benchmarks.mnist import in_child
-from data_loader import data_loaders
-from data_loader.base_data_loader import BaseDataLoader
+from data_loader import BaseDataLoader, data_loaders
 from model.model import MLP
-from trainer import resume
+from trainer.checkpoint import resume
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
 
 BATCH, FEATURES, SAMPLES = 128, 64, 12_800
 
 
 class InMemory(TensorDataset):
+    uses_sample_keys = True  # it draws nothing
+
     def __getitems__(self, indices):
         at = torch.from_numpy(indices)
         return tuple(tensor.index_select(0, at) for tensor in self.tensors)
@@ -110,7 +111,7 @@ def by_hand(steps: int) -> float:
 
 
 def tuned(steps: int) -> float:
-    """`by hand`, each piece in the fastest way known; nothing that serves resuming, and no look for NaN."""
+    """`by hand`, with the fastest known way for each piece; without what a resume needs, and without NaN checks."""
     net, criterion = model(), nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     parameters = list(net.parameters())
@@ -147,7 +148,7 @@ def tuned(steps: int) -> float:
 
 
 def config_of(steps: int) -> dict[str, Any]:
-    """Of a run with everything on."""
+    """The config of a run with everything on."""
     return {
         "name": "bench",
         "arch": {"type": "MLP", "args": {"in_features": FEATURES, "hidden": [128]}},
@@ -166,17 +167,18 @@ def ours(steps: int) -> float:
         run = Run(Path(folder, "run"))
         trainer = train.build(config, run)
         resume.start(trainer)
-        one_step = trainer._one_step
+        run_step = trainer.run_step
         times: list[float] = []
 
-        def timed(stream):
+        def timed(stream: Any, log_due: bool) -> dict[str, float]:
             if trainer.step == WARM:
                 times.append(time.perf_counter())
-            one_step(stream)
+            rates = run_step(stream, log_due)
             if trainer.step == steps + WARM:
                 times.append(time.perf_counter())
+            return rates
 
-        trainer._one_step = timed
+        setattr(trainer, "run_step", timed)  # noqa: B010
         trainer.train()
         run.close()
     return (times[1] - times[0]) / steps

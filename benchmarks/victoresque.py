@@ -2,7 +2,7 @@
 
     python -m benchmarks.victoresque --data-dir data/
 
-The same LeNet, batch, optimizer and split sizes; other random numbers, so the means over seeds are to be compared.
+Both use the same LeNet, batch size, optimizer and split sizes, but other random numbers: compare the means over seeds.
 """
 
 import argparse
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 
 import train
-from data_loader.data_loaders import MnistDataLoader
+from data_loader.vision import MnistDataLoader
 from model.model import MnistModel
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
 
 CONFIG = Path(__file__).parent.parent / "config" / "victoresque.json"
 
@@ -28,7 +28,9 @@ def ours(data_dir: str, seed: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         trainer = train.build(config, Run(Path(folder, "run")))
         trainer.train()
-        return trainer.evaluate(trainer.valid_data_loader)["accuracy"]
+        values = trainer.evaluate(trainer.valid_data_loader)
+        assert values is not None
+        return values["accuracy"]
 
 
 def raw(data_dir: str, seed: int) -> float:

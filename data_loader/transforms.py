@@ -1,7 +1,7 @@
-"""Augmentations. What is random comes from the sample's key alone (see `utils.seed`): not from its batch or its worker.
+"""Augmentation. All randomness is a function of the sample's key (see `utils.seed`), not of its batch or worker.
 
-Of whole batches, on any device: `transform(images [B, C, H, W], keys [B]) -> images`; false if it changes nothing.
-Of one image, after seeding with its key: `transform(image) -> uint8 [3, H, W]`.
+For whole batches, on any device: `transform(images [B, C, H, W], keys [B]) -> images`; false if it changes nothing.
+For one image, seeded with its key beforehand: `transform(image) -> uint8 [3, H, W]`.
 """
 
 import math
@@ -17,10 +17,10 @@ from utils.seed import uniform
 
 
 class RandomAffine:
-    """Turn, shift, scale and shear each image by random amounts; what comes in from outside is 0.
+    """Rotate, shift, scale and shear each image by random amounts; new pixels at the border are 0.
 
-    rotate, shear: up to so many degrees to either side; shift: up to so many pixels in x and in y;
-    scale: by a factor of up to `1 + scale`, or down to its inverse.
+    rotate, shear: maximum angle in degrees, to either side. shift: maximum shift in pixels, in x and in y.
+    scale: the maximum factor is `1 + scale`, the minimum its inverse.
     """
 
     def __init__(self, rotate: float = 0.0, shift: float = 0.0, scale: float = 0.0, shear: float = 0.0):
@@ -46,7 +46,7 @@ class RandomAffine:
 
 
 class RandomCropFlip:
-    """Shift each image by up to `crop` pixels in x and in y, mirroring its edges; `flip`: mirror one in two."""
+    """Shift each image by up to `crop` pixels in x and in y, reflecting its edges. flip: mirror half of them."""
 
     def __init__(self, crop: int = 0, flip: bool = False):
         self.crop, self.flip = crop, flip
@@ -69,14 +69,14 @@ class RandomCropFlip:
 
 
 def mirror(index: Tensor, size: int) -> Tensor:
-    """Positions beside 0 ... size - 1, back into it by mirroring at the first and the last."""
+    """Reflect indices outside 0 ... size - 1 back into it."""
     return size - 1 - (size - 1 - index.abs()).abs()
 
 
 class RandomResizedCrop:
-    """A part of the image, at least `min_area` of it and 3:4 to 4:3 in shape, at `size`; one in two is mirrored.
+    """A random crop of at least `min_area` of the image, 3:4 to 4:3 in shape, resized to `size`; half are mirrored.
 
-    Szegedy et al., Going Deeper with Convolutions, 2015; drawn as torchvision does.
+    Szegedy et al., Going Deeper with Convolutions, 2015; the same distribution as in torchvision.
     """
 
     def __init__(self, size: int, min_area: float = 0.08):
@@ -95,13 +95,14 @@ class RandomResizedCrop:
             if 0 < w <= width and 0 < h <= height:
                 left, top = random.randint(0, width - w), random.randint(0, height - h)
                 return left, top, left + w, top + h
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))  # the middle
+        # No such crop fits, because the image is too long: take its middle
+        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
 
-class Centre:
-    """The middle of the image, whose short side is first made `size / 0.875` long."""
+class CenterCrop:
+    """Resize the short side of the image to `size / 0.875`, then crop its center, size x size."""
 
     def __init__(self, size: int):
         self.size = size

@@ -1,50 +1,65 @@
-"""Tells what a run does: values to metrics.jsonl and TensorBoard, lines to console and log.txt, a bar on a terminal."""
+"""Reports what a run does: values to metrics.jsonl and TensorBoard, lines to console and log.txt, a progress bar."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from logger import logger
-from logger.figures import image_grid, is_images
-from logger.logger import Progress, as_text, log
-from logger.writers import JsonLines, TensorBoard
+from torch import Tensor
+
+from logger import console
+from logger.append_only_file import AppendOnlyFile
+from logger.console import as_text, log
+from logger.image_grid import image_grid, is_images
+from logger.metrics_jsonl import MetricsJsonl
+from logger.progress_bar import ProgressBar
+from logger.tensorboard import TensorBoard
 
 
 class Reporter:
-    """The one place a trainer reports to. Without a folder nothing is written."""
+    """The one place that a trainer reports to. Until `open` it writes no files."""
 
     def __init__(self, verbosity: int, tensorboard: bool, max_steps: int, steps_per_epoch: int) -> None:
         self.max_steps, self.steps_per_epoch = max_steps, steps_per_epoch
-        self.progress = Progress(verbosity >= 2)
+        self.progress = ProgressBar(verbosity >= 2)
         self.tensorboard = tensorboard
-        self.writers: list[Any] = []
+        self.writers: list[MetricsJsonl | TensorBoard] = []
         self._log_file: logging.Handler | None = None
-        self._began = self._since = time.perf_counter()
-        self._first = self._samples = self._epoch_samples = 0
-        self._epoch_seconds = 0.0
+        self._muted = False
+        self._run_start = self._interval_start = time.perf_counter()
+        self._first_step = 0
+        self._interval_samples = 0  # since the last log point
+        self._epoch_samples, self._epoch_seconds = 0, 0.0
+
+    # -- files --------------------------------------------------------------------------------------------------------
 
     def open(self, folder: Path, sizes: Mapping[str, int], unwritten: Mapping[str, bytes]) -> None:
-        """Start writing into the run's folder, at the state of the checkpoint that had these file sizes."""
-        self._log_file = logger.log_to(folder)
-        self.writers = [JsonLines(folder), *([TensorBoard(folder)] if self.tensorboard else [])]
+        """Start writing into the run's folder, cut back to the checkpoint that had these file sizes."""
+        self._log_file = console.log_to(folder)
+        self.writers = [MetricsJsonl(folder)]
+        if self.tensorboard:
+            self.writers.append(TensorBoard(folder))
         for writer in self.writers:
             writer.cut(sizes, unwritten)
 
     def sizes(self) -> dict[str, int]:
-        """How long each file is, for the checkpoint: what was reported before is in them or in `unwritten`."""
-        return {file.path.name: file.size for writer in self.writers for file in writer.files()}
+        """The size of each file in bytes, for the checkpoint."""
+        return {file.path.name: file.size for file in self._files()}
 
     def unwritten(self) -> dict[str, bytes]:
-        """What a full disk has not taken yet of each file, after one more try."""
-        files = [file for writer in self.writers for file in writer.files()]
+        """For the checkpoint: what a full disk has not taken of each file, after one more attempt."""
+        files = self._files()
         for file in files:
             file.flush()
         return {file.path.name: bytes(file.unwritten) for file in files if file.unwritten}
 
+    def _files(self) -> list[AppendOnlyFile]:
+        return [file for writer in self.writers for file in writer.files()]
+
     def note(self, error: Exception) -> None:
-        """Write why the run ends to log.txt; the console is told where the program ends."""
+        """Write to log.txt why the run ends; the console shows it when the program ends."""
         if self._log_file is not None:
             self._log_file.handle(log.makeRecord(log.name, logging.ERROR, "", 0, str(error), (), None))
 
@@ -57,86 +72,116 @@ class Reporter:
             self._log_file.close()
             self._log_file = None
 
-    # -- a run's progress -----------------------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Report nothing in here, in no file, line or bar, and do not count its time: for steps that are replayed."""
+        muted, progress = self._muted, self.progress
+        self._muted, self.progress = True, ProgressBar(False)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._muted, self.progress = muted, progress
+            seconds = time.perf_counter() - began
+            self._run_start += seconds
+            self._interval_start += seconds
+
+    # -- progress -----------------------------------------------------------------------------------------------------
 
     def start(self, step: int) -> None:
-        """The run begins, or goes on, from `step`."""
-        self._began, self._first = time.perf_counter(), step
-        self.start_epoch(step)
+        """The run begins, or continues, at `step`."""
+        if not self._muted:
+            self._run_start, self._first_step = time.perf_counter(), step
+            self.start_epoch(step)
 
     def start_epoch(self, step: int) -> None:
-        """Also after a validation inside an epoch: neither that nor saving is the speed of training."""
+        """Training begins or continues; call it after a validation too, whose time is not training time."""
+        if self._muted:
+            return
         offset = step % self.steps_per_epoch
         if offset == 0:
             self._epoch_samples, self._epoch_seconds = 0, 0.0
         if step < self.max_steps:
             total = min(self.steps_per_epoch, self.max_steps - step + offset)
-            self.progress.start(self._epoch_of(step + 1), total, offset, delay=0)
-        self._since, self._samples = time.perf_counter(), 0
+            self.progress.start(self._epoch_label(step + 1), total, offset, delay=0)
+        self._interval_start, self._interval_samples = time.perf_counter(), 0
 
     def step(self, samples: int) -> None:
-        self._samples += samples
-        self.progress.step()
+        if not self._muted:
+            self._interval_samples += samples
+            self.progress.step()
 
     def values(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Write a point of `split` at `step`."""
-        for writer in self.writers:
-            writer.scalars(step, self.epoch(step), split, values)
+        if not self._muted:
+            for writer in self.writers:
+                writer.scalars(step, self.epoch(step), split, values)
 
     def train_point(self, step: int, values: Mapping[str, float]) -> None:
-        """Write a point of training, and tell speed and time left: not in metrics.jsonl, since no run repeats them."""
+        """Write a training point, show speed and time left. No rerun repeats the speed, so metrics.jsonl has none."""
+        if self._muted:
+            return
         now = time.perf_counter()
-        samples, seconds = self._samples, now - self._since
+        samples, seconds = self._interval_samples, now - self._interval_start
         self._epoch_samples += samples
         self._epoch_seconds += seconds
-        self._since, self._samples = now, 0
-        measured = {**values, "samples_per_s": samples / max(seconds, 1e-9)}
+        self._interval_start, self._interval_samples = now, 0
+        with_speed = {**values, "samples_per_s": samples / max(seconds, 1e-9)}
         for writer in self.writers:
-            writer.scalars(step, self.epoch(step), "train", measured if isinstance(writer, TensorBoard) else values)
+            point = with_speed if isinstance(writer, TensorBoard) else values
+            writer.scalars(step, self.epoch(step), "train", point)
         speed = self._speed(step, samples, seconds)
         self.progress.values([*speed[::-1], *as_text(values)])
-        if step % self.steps_per_epoch:  # else the line of the epoch follows
-            self._tell(log.debug, f"  step {self._step_of(step)}", values, *speed)
+        if step % self.steps_per_epoch:  # otherwise the line of the epoch follows
+            self._print(log.debug, f"  step {self._step_label(step)}", as_text(values), speed)
 
     def summary(self, step: int, values: Mapping[str, float], end_of_epoch: bool, best: bool) -> None:
-        """The line of an epoch, or of a validation inside one."""
-        what = f"{self._epoch_of(step)}  step {step:>{len(str(self.max_steps))}}"
-        speed = self._speed(step, self._epoch_samples, self._epoch_seconds) if end_of_epoch else ()
-        self._tell(log.info, what if end_of_epoch else f"  step {self._step_of(step)}", values, *speed, best=best)
+        """The line of an epoch, or of a validation within one."""
+        if self._muted:
+            return
+        parts = as_text(values)
+        if best:
+            parts.append("best")
+        if end_of_epoch:
+            label = f"{self._epoch_label(step)}  step {step:>{len(str(self.max_steps))}}"
+            self._print(log.info, label, parts, self._speed(step, self._epoch_samples, self._epoch_seconds))
+        else:
+            self._print(log.info, f"  step {self._step_label(step)}", parts)
 
-    def _tell(self, tell: Any, what: str, values: Mapping[str, float], *speed: str, best: bool = False) -> None:
-        line = "  ".join([what, *as_text(values), *(["best"] if best else [])])
-        tell(line, extra={"speed": "".join(f"  {text}" for text in speed)})
-
-    def _speed(self, step: int, samples: int, seconds: float) -> tuple[str, ...]:
-        """Samples per second, and the time left at the pace of the whole run, validation and saving included."""
-        speed = f"{samples / max(seconds, 1e-9):,.0f} samples/s"
-        if step >= self.max_steps:
-            return (speed,)
-        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
-        return speed, f"{_clock((self.max_steps - step) * pace)} left"
-
-    def _epoch_of(self, step: int) -> str:
-        epochs = self.epoch(self.max_steps)
-        return f"epoch {self.epoch(step):>{len(str(epochs))}}/{epochs}"
-
-    def _step_of(self, step: int) -> str:
-        return f"{step:>{len(str(self.max_steps))}}/{self.max_steps}"
-
-    def picture(self, name: str, picture: Any, step: int) -> None:
+    def picture(self, name: str, picture: Tensor, step: int) -> None:
         """Show a picture [C, H, W], values 0..1, in TensorBoard."""
         for writer in self.writers:
-            if isinstance(writer, TensorBoard):
+            if isinstance(writer, TensorBoard) and not self._muted:
                 writer.image(name, picture, step)
 
     def inputs(self, inputs: Any) -> None:
-        """Draw the first images that the model is given, as it is given them."""
+        """Show the first images that the model gets, as it gets them."""
         if self.writers and is_images(inputs):
             self.picture("train/inputs", image_grid(inputs[:64]), 0)
 
     def epoch(self, step: int) -> int:
-        """The epoch, from 1, that `step` steps lead into or complete."""
+        """The epoch, from 1, that step `step` belongs to; `step` is the number of completed steps."""
         return max(1, -(-step // self.steps_per_epoch))
+
+    def _print(
+        self, print_line: Callable[..., None], label: str, parts: Sequence[str], speed: Sequence[str] = ()
+    ) -> None:
+        print_line("  ".join([label, *parts]), extra={"speed": "".join(f"  {text}" for text in speed)})
+
+    def _speed(self, step: int, samples: int, seconds: float) -> list[str]:
+        """Samples per second, and the time left at the average pace of the run, with validation and saving."""
+        texts = [f"{samples / max(seconds, 1e-9):,.0f} samples/s"]
+        if step < self.max_steps:
+            pace = (time.perf_counter() - self._run_start) / max(step - self._first_step, 1)
+            texts.append(f"{_clock((self.max_steps - step) * pace)} left")
+        return texts
+
+    def _epoch_label(self, step: int) -> str:
+        epochs = self.epoch(self.max_steps)
+        return f"epoch {self.epoch(step):>{len(str(epochs))}}/{epochs}"
+
+    def _step_label(self, step: int) -> str:
+        return f"{step:>{len(str(self.max_steps))}}/{self.max_steps}"
 
 
 def _clock(seconds: float) -> str:

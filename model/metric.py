@@ -1,18 +1,22 @@
-"""The metrics of this project: functions (output, target) -> a value for each sample [B], averaged over all samples.
+"""Your metrics: functions (output, target) -> a value per sample [B], averaged over all samples.
 
-Under torch.no_grad(), and on the device: `.item()` here would make every step wait for it.
+They run on the device, without gradients. Do not call `.item()`: every step would wait for the device.
 """
 
-from torch import Tensor
+import math  # noqa: F401 (for your code)
+
+import torch  # noqa: F401 (for your code)
+import torch.nn.functional as F  # noqa: F401 (for your code)
+from torch import Tensor, nn  # noqa: F401 (for your code)
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Is the class of the highest score [B, classes] the right one?"""
+    """Whether the class of the highest score [B, C] is the target [B]."""
     return output.argmax(dim=1) == target
 
 
 def top_k_acc(output: Tensor, target: Tensor, k: int = 3) -> Tensor:
-    """Is the right class among the `k` of the highest scores [B, classes]?"""
+    """Whether the target [B] is among the `k` classes of the highest scores [B, C]."""
     if k > output.shape[1]:
-        raise ValueError(f"top_k_acc: k = {k}, but the model gives {output.shape[1]} classes; set k to that or less")
+        raise ValueError(f"top_k_acc: k is {k}, but the model has {output.shape[1]} classes; set k to that or less")
     return (output.topk(k, dim=1).indices == target[:, None]).any(dim=1)

@@ -1,4 +1,4 @@
-"""A small house of our own for tests of messages: what they say must not change with the project's models."""
+"""A small project of our own for tests of error messages, which must not change with the real project's models."""
 
 import sys
 from collections.abc import Iterator
@@ -29,29 +29,28 @@ def accuracy(output, target): return output == target
 def top_k(output, target, k: int = 3): return output == target
 """,
     "data_loader/__init__.py": "",
-    "data_loader/base_data_loader.py": """
+    "data_loader/engine/base_data_loader.py": """
 class BaseDataLoader:
     def __init__(self, dataset, batch_size: int, shuffle: bool = True, validation_split: float | int = 0.0): ...
 """,
     "data_loader/data_loaders.py": """
-from data_loader.base_data_loader import BaseDataLoader
+from data_loader.engine.base_data_loader import BaseDataLoader
 
 class Letters(BaseDataLoader):
     def __init__(self, data_dir: str, training: bool = True, **kwargs):
         super().__init__([], **kwargs)
 """,
     "trainer/__init__.py": """
-from trainer.base_trainer import BaseTrainer
-from trainer.trainer import GANTrainer, Trainer
+from trainer.engine.base_trainer import BaseTrainer
 """,
-    "trainer/base_trainer.py": """
+    "trainer/engine/base_trainer.py": """
 class BaseTrainer:
     loss_names = ("loss",)
     def __init__(self, model, criterion, metrics, optimizer, config, device, data_loader, valid_data_loader,
                  lr_scheduler, callbacks, run): ...
 """,
     "trainer/trainer.py": """
-from trainer.base_trainer import BaseTrainer
+from trainer.engine.base_trainer import BaseTrainer
 class Trainer(BaseTrainer): ...
 class GANTrainer(BaseTrainer):
     loss_names = ("g_loss", "d_loss")
@@ -65,7 +64,7 @@ class Lion(torch.optim.Optimizer):
 class Warmup(torch.optim.lr_scheduler.LRScheduler):
     def __init__(self, optimizer, total_steps: int, shape: str = "cosine"): ...
 """,
-    "trainer/callbacks.py": """
+    "trainer/callbacks/ema.py": """
 class EMA:
     def __init__(self, decay: float = 0.999): ...
     def after_step(self, trainer): ...
@@ -95,7 +94,7 @@ trainer:
 
 @pytest.fixture
 def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The working folder, with `x.yaml` a good config, and `model`, `data_loader`, `trainer` those of above."""
+    """The working folder, with a valid config `x.yaml`; `model`, `data_loader` and `trainer` are those above."""
 
     def rooms() -> list[str]:
         return [name for name in sys.modules if name.split(".")[0] in ("model", "data_loader", "trainer")]

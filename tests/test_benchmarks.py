@@ -69,3 +69,26 @@ def test_results_keep_what_did_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.parametrize("value, bar, met", [(0.85, "<= 0.85", True), (1, "< 1", False), (151, ">= 150", True)])
 def test_bars(value: float, bar: str, met: bool) -> None:
     assert run.holds(value, bar) == met
+
+
+# -- short ones of those whose long results are in benchmarks/RESULTS-faults.md
+
+
+def bench(name: str, *args: str) -> str:
+    command = [sys.executable, "-m", f"benchmarks.{name}", *args]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_kill_storm(workers: str, tmp_path: Path) -> None:
+    text = bench("kill_storm", "--kills", "20", "--megabytes", "3", "--workers", workers, "--folder", str(tmp_path))
+    assert "20 SIGKILLs" in text
+    assert "checkpoint bit-equal, metrics.jsonl byte-equal" in text
+
+
+@pytest.mark.slow
+def test_corrupt() -> None:
+    assert "loaded wrong or not told: 0" in bench("corrupt", "--flips", "100")

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import new_project
 
 ROOT = Path(__file__).resolve().parent.parent
 GIT = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-MODES = pytest.mark.parametrize("mode", [[], ["--minimal"]], ids=["whole", "minimal"])
+MODES = pytest.mark.parametrize("mode", [[], ["--full"]], ids=["small", "full"])
 SOMEONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}  # git as it is before anyone configured it
 
 
@@ -26,38 +28,116 @@ def shell(*command: object, cwd: Path, **env: str) -> str:
     return done.stdout
 
 
+def files_of(copy: Path) -> set[str]:
+    return {
+        path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file() and ".git" not in path.parts
+    }
+
+
 @MODES
 def test_copy(run, tmp_path, mode):
     done = run("new_project.py", "Mine", *mode, env=SOMEONE)
     assert done.returncode == 0, done.stderr
     copy = tmp_path / "Mine"
+    files, template = files_of(copy), set(new_project.template_files())
 
-    files = {
-        path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file() and ".git" not in path.parts
-    }
-    template = set(new_project.template_files())
     assert files <= template | {"README.md", ".template.json"}
-    assert {"LICENSE", "Makefile", ".ci/run", "train.py", "config/digits.yaml", "tests/test_imports.py"} <= files
+    code = {path for path in template if path.startswith(("data_loader/", "logger/", "model/", "trainer/", "utils/"))}
+    scripts = {path for path in template if "/" not in path and path.endswith(".py")} - {"new_project.py"}
+    assert code | scripts | {"LICENSE", "Makefile", "config/digits.yaml", "docs/machines.md"} <= files
     if mode:
-        assert {path for path in files if path.startswith("config/")} == {"config/digits.yaml", "config/schema.json"}
-        assert "new_project.py" not in files
+        assert os.access(copy / ".ci/run", os.X_OK)
+        left_out = {path for path in template - files if not path.startswith("tests/")}
+        assert left_out <= {"README.ko.md", "new_project.py", ".github/workflows/test.yaml"}
     else:
-        left_out = {path for path in template - files if not path.startswith("README")}
-        assert left_out <= {".template.json", "tests/test_readme.py"}
-    assert os.access(copy / ".ci/run", os.X_OK)
+        assert {path for path in files if path.startswith("config/")} == {"config/digits.yaml", "config/schema.json"}
 
     pyproject = (copy / "pyproject.toml").read_text()
     assert pyproject.startswith('[project]\nname = "Mine"\nversion = "0.1.0"\n')
-    assert ("\nbench = " in pyproject) is (not mode)
-    assert (copy / "README.md").read_text().startswith("# Mine\n")
+    assert ("\nbench = " in pyproject) is bool(mode)
+    assert '\nNAME = "Mine"' in (copy / "logger/__init__.py").read_text()
+    assert not [
+        path for path in files if path.endswith(".py") and re.search(r'"groundwork[".]', (copy / path).read_text())
+    ]
 
     record = json.loads((copy / ".template.json").read_text())
     ours = (ROOT / "pyproject.toml").read_text()
-    assert (record["template"], record["version"]) == (
+    assert (record["template"], record["version"], record["minimal"]) == (
         new_project.value(ours, "name"),
         new_project.value(ours, "version"),
+        not mode,
     )
     assert record["files"] == {path: new_project.digest(copy / path) for path in files - {".template.json"}}
+
+
+def test_minimal_is_another_word_for_the_default(run, tmp_path):
+    assert run("new_project.py", "A", env=SOMEONE).returncode == 0
+    assert run("new_project.py", "B", "--minimal", env=SOMEONE).returncode == 0
+    assert files_of(tmp_path / "A") == files_of(tmp_path / "B")
+    assert run("new_project.py", "C", "--minimal", "--full", env=SOMEONE).returncode == 2
+
+
+def test_the_small_copy_has_the_tests_of_what_is_yours():
+    tests = [path for path in new_project.wanted(full=False) if path.startswith("tests/")]
+    assert {
+        *("tests/conftest.py", "tests/test_smoke.py", "tests/tiny.py", "tests/data_loader/batches.py"),
+        *("tests/data_loader/test_data_loaders.py", "tests/model/test_model.py", "tests/trainer/test_trainer.py"),
+        "tests/trainer/callbacks/test_ema.py",
+    } <= set(tests)
+    engine = ("/engine/", "/checkpoint/", "/parallel/", "tests/contracts/", "tests/logger/", "tests/utils/")
+    assert not [path for path in tests if any(folder in path for folder in engine)]
+
+
+def test_what_is_left_out_is_there():
+    """So that a file that moves does not slip into the copies."""
+    files = [*new_project.template_files(), new_project.RECORD]
+    assert not [pattern for pattern in new_project.LEFT_OUT if not any(fnmatch(path, pattern) for path in files)]
+    assert set(new_project.BUT) <= set(files)
+
+
+@MODES
+def test_the_makefile_of_a_copy(run, tmp_path, mode):
+    """`make test` runs the tests only: format, lint and types of a project are its owner's."""
+    assert run("new_project.py", "Mine", *mode, env=SOMEONE).returncode == 0
+    targets = re.findall(r"^([a-z]+):", (tmp_path / "Mine/Makefile").read_text(), re.MULTILINE)
+    assert ("bench" in targets, "lines" in targets) == (bool(mode), bool(mode))
+    assert {"train", "test", "lint", "schema", "extra"} <= set(targets)
+    if shutil.which("make"):
+        told = shell("make", "--dry-run", "-o", ".venv/.dev", "test", cwd=tmp_path / "Mine")
+        assert [line.split()[2] for line in told.splitlines()] == ["pytest"]
+
+
+# -- the manual: README.md of a copy ----------------------------------------------------------------------------------
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^## (.+)$", text, re.MULTILINE)
+
+
+@MODES
+def test_the_manual(run, tmp_path, mode):
+    """All sections but those about the template; it names only files that are there or that it makes."""
+    assert run("new_project.py", "Mine", *mode, env=SOMEONE).returncode == 0
+    copy = tmp_path / "Mine"
+    ours, manual = ((folder / "README.md").read_text(encoding="utf-8") for folder in (ROOT, copy))
+    assert manual.startswith("# Mine\n")
+    absent = [heading for heading in headings(ours) if heading not in headings(manual)]
+    assert [heading.split()[0] for heading in absent] == ["Coming", "Measured"]
+    steps = [re.findall(r"^\*\*(\d+)\. (\w+)", text, re.MULTILINE) for text in (ours, manual)]
+    assert steps[0][0] == ("1", "Copy")
+    assert steps[1] == [(str(int(number) - 1), title) for number, title in steps[0][1:]]
+
+    links = re.findall(r"\]\(([^)#]+)\)", manual)
+    assert links
+    assert not [link for link in links if "://" not in link and not (copy / link).exists()]
+    made = re.findall(r"^```\w+ (\S+)$", manual, re.MULTILINE)
+    named = set(re.findall(r"`((?:benchmarks|config|data_loader|docs|model|trainer)/[\w.]+\.\w+)`", manual))
+    assert named >= {"trainer/trainer.py", "docs/machines.md"}
+    assert not [path for path in named if not (copy / path).exists() and path not in made]
+    assert ("make bench" in manual) is bool(mode)
+
+
+# -- the files, the first commit, what is refused ---------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="needs a git clone")
@@ -142,23 +222,67 @@ def test_an_empty_folder_is_taken(run, tmp_path):
     assert (tmp_path / "Mine/train.py").exists()
 
 
-@MODES
+@pytest.mark.parametrize("mode", [[], pytest.param(["--full"], marks=pytest.mark.slow)], ids=["small", "full"])
 def test_tests_of_the_copy_collect(run, tmp_path, mode):
     assert run("new_project.py", "Mine", *mode, env=SOMEONE).returncode == 0
     collected = shell(sys.executable, "-m", "pytest", "--collect-only", "-q", cwd=tmp_path / "Mine")
-    assert "tests/test_imports.py::" in collected
+    assert "tests/test_smoke.py::" in collected
+
+
+# After the tutorial: lint by choice, tests beside scratch files, a new schema by choice
+AFTERWARDS = """
+command make RUN=python lint
+echo 'def f(:' | tee scratch.py model/scratch.py data_loader/scratch.py trainer/callbacks/scratch.py > /dev/null
+echo 'import os,sys;x=1' > old_train.py
+command make RUN=python test
+rm scratch.py */scratch.py trainer/callbacks/scratch.py
+command make RUN=python schema
+command make RUN=python test
+"""
 
 
 @pytest.mark.slow
-@MODES
-def test_make_train_and_make_test_in_the_copy(run, tmp_path, mode):
-    """What the Makefile runs, by the interpreter that is here in place of a fresh .venv."""
-    assert run("new_project.py", "Mine", *mode, env=SOMEONE).returncode == 0
+def test_make_test_in_the_copy_after_the_tutorial(tmp_path):
+    """The README's own tutorial, callback and training step, as a person follows them, by the interpreter that is here
+    in place of a fresh .venv."""
+    from tests import test_readme  # imports torch
+
+    sections = ("Your own project in ten minutes", "Callbacks", "Your own training step")
+    todo = "\n".join([*(test_readme.script(section) for section in sections), AFTERWARDS])
+    for path in new_project.template_files():
+        (tmp_path / "Template" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / "Template" / path)
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "python3"):
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {key: text for key, text in os.environ.items() if key not in ("MAKEFLAGS", "MFLAGS", "PYTHON")}
+    env |= SOMEONE | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", todo], cwd=tmp_path / "Template", env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-5000:]}\n{done.stderr[-3000:]}"
+    copy = tmp_path / "Spirals"
+    assert len(re.findall(r"^=* ?\d+ passed", done.stdout, re.MULTILINE)) == 2
+    schema = (copy / "config/schema.json").read_text()
+    assert all(f'"{name}"' in schema for name in ("SpiralNet", "SpiralsDataLoader", "sure", "StopAt", "MixupTrainer"))
+
+
+@pytest.mark.slow
+def test_a_broken_test_file_leaves_the_others_alone(run, tmp_path):
+    assert run("new_project.py", "Mine", env=SOMEONE).returncode == 0
+    (tmp_path / "Mine/tests/test_scratch.py").write_text("def test_(:\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "digits or scratch"]
+    done = subprocess.run(command, cwd=tmp_path / "Mine", capture_output=True, text=True)
+    assert re.search(r"\d passed, .*1 error", done.stdout), done.stdout
+
+
+@pytest.mark.slow
+def test_make_lint_and_make_train_in_a_full_copy(run, tmp_path):
+    assert run("new_project.py", "Mine", "--full", env=SOMEONE).returncode == 0
     copy = tmp_path / "Mine"
     (copy / ".venv").mkdir()
     for stamp in (".uv", ".base", ".dev"):
         (copy / ".venv" / stamp).touch()  # newer than pyproject.toml: nothing to install
-    shell("make", "test", f"RUN={sys.executable}", cwd=copy)
+    shell("make", "lint", f"RUN={sys.executable}", cwd=copy)
     shell("make", "train", f"RUN={sys.executable}", cwd=copy)
     assert list(copy.glob("saved/*/*/checkpoints/model_best.pth"))
     assert not shell("git", "status", "--short", cwd=copy)

@@ -17,8 +17,8 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 import new_project
-from utils import parts
-from utils.schema import Model, Part, RunConfig, TrainerConfig, describe
+from utils.config import names as parts
+from utils.config.schema import Model, Part, RunConfig, TrainerConfig, describe
 
 ROOT = Path(__file__).resolve().parent.parent
 README, KOREAN = ROOT / "README.md", ROOT / "README.ko.md"
@@ -47,14 +47,18 @@ tensorboard() {
 
 # What `describe` says, in Korean
 WORDS = {
-    r"a list, each entry a part": "부품의 목록",
-    r"a list, each entry a text": "문자열의 목록",
-    r"a part, or several by name": "부품, 또는 이름별로 여럿",
-    r"a part": "부품",
+    r"a list, each entry a part": "구성 요소의 목록",
+    r"a list, each entry a string": "문자열의 목록",
+    r"a part, or several by name": "구성 요소, 또는 이름별로 여러 개",
+    r"a part": "구성 요소",
     r"a mapping": "매핑",
-    r"a whole number of at least (\d+)": r"\1 이상의 정수",
-    r"a number above (\d+)": r"\1보다 큰 수",
-    r"a text": "문자열",
+    r"a positive integer": "양의 정수",
+    r"a non-negative integer": "0 이상의 정수",
+    r"a positive number": "양수",
+    r"a non-negative number": "0 이상의 수",
+    r"an integer": "정수",
+    r"a number": "수",
+    r"a string": "문자열",
     r" or ": " 또는 ",
 }
 
@@ -185,11 +189,10 @@ def test_the_config_tables_are_current(readme: Path) -> None:
 
 @pytest.mark.parametrize("readme", [README, KOREAN], ids=["en", "ko"])
 def test_the_table_of_parts(readme: Path) -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([\w/.]+)` \| (?:`([\w.]+)`)?[^|]*\|$", readme.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| `([\w/.*]+)` \| (?:`([\w.]+)`)?[^|]*\|$", readme.read_text(), re.MULTILINE)
     table = {section: (file, library or None) for section, file, library in rows}
     assert table == {
-        section: ("trainer/__init__.py" if at.own == "trainer" else at.own.replace(".", "/") + ".py", at.library)
-        for section, at in parts.SECTIONS.items()
+        section: (f"{at.rooms[0]}/*.py", next(iter(at.libraries), None)) for section, at in parts.SECTIONS.items()
     }
 
 

@@ -1,6 +1,7 @@
 """The Makefile: .venv is made on demand, used again, and brought up to date when pyproject.toml changes."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -57,6 +58,44 @@ def test_venv_follows_pyproject(make, tmp_path):
         todo = make("--dry-run", target).stdout
         assert "-r pyproject.toml" in todo
         assert "-m venv" not in todo
+
+
+def test_an_extra_keeps_the_installed_torch(make, tmp_path):
+    stamp(tmp_path, -1, ".venv/.uv", ".venv/.base")
+    todo = make("--dry-run", "extra", "NAME=metrics").stdout
+    assert "grep -E '^(torch|torchvision)==' > .venv/torch.txt" in todo
+    assert "uv pip install --quiet --python .venv/bin/python --constraint .venv/torch.txt" in todo
+    assert "--extra metrics" in todo
+    (tmp_path / "freeze").write_text(
+        "#!/bin/sh\necho torch==2.10.0+cpu; echo torchmetrics==1.9.0; echo torchvision==0.25.0\n"
+    )
+    (tmp_path / "freeze").chmod(0o755)
+    assert make("extra", "NAME=metrics", "RUN=./freeze").returncode == 0
+    assert (tmp_path / ".venv/torch.txt").read_text() == "torch==2.10.0+cpu\ntorchvision==0.25.0\n"
+
+
+@pytest.mark.parametrize("name", [[], ["NAME=nope"]])
+def test_an_extra_that_is_not_there(make, tmp_path, name):
+    stamp(tmp_path, -1, ".venv/.uv", ".venv/.base")
+    done = make("extra", *name)
+    assert done.returncode == 2
+    assert "make extra NAME=...: pyproject.toml has the extras dev plots metrics bench" in done.stderr
+
+
+def test_a_schema_that_cannot_be_made_leaves_the_old_one(make, tmp_path):
+    stamp(tmp_path, -1, ".venv/.uv", ".venv/.base")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/schema.json").write_text("old")
+    assert make("schema", "RUN=false").returncode == 2
+    assert (tmp_path / "config/schema.json").read_text() == "old"
+    assert make("schema", "RUN=echo").returncode == 0
+    assert (tmp_path / "config/schema.json").read_text() == "-m utils.config\n"
+
+
+def test_help_names_every_target(make, tmp_path):
+    targets = re.findall(r"^\.PHONY: (.+)$", (tmp_path / "Makefile").read_text(), re.MULTILINE)
+    named = [line.split()[1] for line in make("help").stdout.splitlines()]
+    assert sorted([*named, "help"]) == sorted(" ".join(targets).split())
 
 
 def test_old_python_is_told(make, tmp_path):

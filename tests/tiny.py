@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import train
-from logger import logger
-from trainer import resume
+from logger import console as logger
+from trainer.checkpoint import resume
 from utils import config as configs
-from utils.run import Run
+from utils.run_folder import Run
+from utils.signals import SIGNALS
 
 CONFIG: dict[str, Any] = {
     "name": "tiny",
@@ -26,7 +27,6 @@ CONFIG: dict[str, Any] = {
     "optimizer": {"type": "SGD", "args": {"lr": 0.1}},
     "trainer": {"epochs": 2, "limit_batches": 6, "log_steps": 4, "tensorboard": False},
 }
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Tiny:

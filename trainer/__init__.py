@@ -1,6 +1,7 @@
-"""The trainers that a config's `trainer.type` may name."""
+"""What trains the model. Start with trainer.py; the folders are engine, but for callbacks/."""
 
-from trainer.gan_trainer import GANTrainer
+from trainer.checkpoint.load import load_model
+from trainer.engine.base_trainer import BaseTrainer
 from trainer.trainer import Trainer
 
-__all__ = ["GANTrainer", "Trainer"]
+__all__ = ["BaseTrainer", "Trainer", "load_model"]

@@ -1,45 +1,56 @@
 """A step with two optimizers: a generative adversarial network (Goodfellow et al., 2014)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.base_trainer import BaseTrainer
+from trainer.engine.base_trainer import BaseTrainer
 
 
 class GANTrainer(BaseTrainer):
-    """The model has `generator` ([B, latent] -> images) and `discriminator` (images -> logits [B]), with an
-    optimizer for each. The criterion compares logits with 1 (real) and 0 (made)."""
+    """The model has `generator` ([B, latent] -> images) and `discriminator` (images -> logits [B]), with an optimizer
+    for each. The criterion compares logits with 1 (real) and 0 (generated)."""
 
     loss_names = ("loss", "d_loss")  # `loss` is the generator's
+    calls_parts = True
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
+    def train_step(self, batches: Sequence[Any]) -> None:
+        for real, *_ in self.micro_batches(batches):
+            with self.autocast():
+                d_loss = self.discriminator_loss(real)
+            self.backward(d_loss)
+            self.record(d_loss=d_loss)
+        self.update(self.optimizer["discriminator"])
 
-    def train_step(self, batches: list[Any]) -> None:
-        self.optimize(self.discriminator_loss, batches, self.optimizer["discriminator"])
-        self.optimize(self.generator_loss, batches, self.optimizer["generator"])
+        for real, *_ in self.micro_batches(batches):
+            with self.autocast():
+                loss = self.generator_loss(len(real))
+            self.backward(loss)
+            self.record(loss=loss)
+        self.update(self.optimizer["generator"])
 
     def eval_step(self, batch: Any) -> None:
-        self.discriminator_loss(batch)
-        self.generator_loss(batch)
+        real, *_ = batch
+        self.record(d_loss=self.discriminator_loss(real))
+        self.record(loss=self.generator_loss(len(real)))
 
-    def discriminator_loss(self, batch: Any) -> Tensor:
-        real = batch[0]
+    def predict_step(self, inputs: Tensor) -> Tensor:
+        return self.model.generator(inputs)
+
+    def discriminator_loss(self, real: Tensor) -> Tensor:
+        """real: images [B, C, H, W]."""
         with torch.no_grad():
-            made = self.make(len(real))
-        on_real, on_made = self.model.discriminator(real), self.model.discriminator(made)
-        loss = self.criterion(on_real, torch.ones_like(on_real)) + self.criterion(on_made, torch.zeros_like(on_made))
-        self.record(d_loss=loss)
-        return loss
+            generated = self.generate(len(real))
+        on_real, on_generated = self.model.discriminator(real), self.model.discriminator(generated)
+        ones, zeros = torch.ones_like(on_real), torch.zeros_like(on_generated)
+        return self.criterion(on_real, ones) + self.criterion(on_generated, zeros)
 
-    def generator_loss(self, batch: Any) -> Tensor:
-        on_made = self.model.discriminator(self.make(len(batch[0])))
-        loss = self.criterion(on_made, torch.ones_like(on_made))
-        self.record(loss=loss)
-        return loss
+    def generator_loss(self, n: int) -> Tensor:
+        on_generated = self.model.discriminator(self.generate(n))
+        return self.criterion(on_generated, torch.ones_like(on_generated))
 
-    def make(self, n: int) -> Tensor:
+    def generate(self, n: int) -> Tensor:
         """n images from noise: [n, C, H, W]."""
         return self.model.generator(torch.randn(n, self.model.latent, device=self.device))

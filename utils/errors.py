@@ -1,34 +1,61 @@
-"""What a person is told instead of a traceback. The exit codes are a contract (docs/architecture.md)."""
+"""Errors that people see as one message instead of a traceback. Their exit codes are a contract (ARCHITECTURE.md)."""
+
+import re
+import signal
+from collections.abc import Iterable
+
+TAKEN_BY_THE_SYSTEM = ("Killed", "Bus error")  # what signals are called that mean: no memory, no shared memory
 
 
-class Refused(Exception):
-    """The command line, the config or the data is wrong; said before any work is done."""
+class UsageError(Exception):
+    """The command line, the config or the data is wrong; raised before the first step."""
 
     exit_code = 2
 
 
-class DataError(Refused):
-    """A data set is missing or unusable: says where it was looked for, how to get it and what to put there."""
+class DataError(UsageError):
+    """A data set is missing or unusable; says where it was searched for and how to get it."""
 
 
 class Stopped(Exception):
-    """Training ended on its own account: says why and what to do."""
+    """Training stopped by itself; says why and what to do."""
 
     exit_code = 3
 
 
 class SampleError(Stopped):
-    """A sample could not be read: names its index and, where the data set knows it, its path."""
+    """Samples could not be read or made a batch; names their indices. Before the first step, it is a UsageError."""
 
 
-def killed_worker(error: Exception) -> Stopped | None:
-    """What to tell where torch found that a data loader worker has died; None for any other error."""
-    if "DataLoader worker" not in str(error):
+def dead_worker(error: BaseException, exit_codes: Iterable[int | None] = ()) -> SampleError | None:
+    """What to raise if torch found a dead data loader worker; None for any other error.
+
+    exit_codes: of all workers, if known: torch does not always give that of the dead one.
+    """
+    text = str(error).partition("\n")[0].strip()
+    found = re.search(r"DataLoader worker \(pid.*\) (?:is killed by signal: ([\w ]+)|exited unexpectedly)", text)
+    if found is None or not isinstance(error, RuntimeError):
         return None
-    return Stopped(
-        f"a data loader worker was killed by the system ({str(error).splitlines()[0]}); most often the machine ran out "
-        f"of memory (RAM or /dev/shm): lower data_loader.args.num_workers or batch_size"
+    ended_by = found[1] or _signal(exit_codes)
+    if ended_by in TAKEN_BY_THE_SYSTEM:
+        return SampleError(
+            f"a data loader worker was killed by the system ({text}); most often the machine ran out of memory (RAM or "
+            f"/dev/shm): lower data_loader.args.num_workers or batch_size"
+        )
+    ended = "crashed" if ended_by else "ended by itself"
+    return SampleError(
+        f"a data loader worker {ended} ({text}); its own error, if it could print one, is above. "
+        f"data_loader.args.num_workers=0 reads the same samples in the main process, which shows the place"
     )
+
+
+def _signal(exit_codes: Iterable[int | None]) -> str | None:
+    """What the signal is called that ended a worker, from the exit codes of all; None if none was."""
+    for code in exit_codes:
+        number = -code if code and code < 0 else (code or 0) - 128  # 137: as shells and containers say it
+        if number > 0:
+            return signal.strsignal(number)
+    return None
 
 
 class Interrupted(Exception):

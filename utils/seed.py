@@ -1,7 +1,7 @@
-"""Randomness as a function: nothing is drawn from a generator whose state would have to be saved.
+"""Randomness as a function of position, so that no generator state has to be saved.
 
-The order of an epoch is a function of (seed, epoch), the augmentation of a sample of (seed, epoch, sample), what the
-model draws of (seed, step, shard). Whoever draws is seeded just before, from a key that `mix` makes of these numbers.
+The order of an epoch is a function of (seed, epoch), the augmentation of a sample of (seed, epoch, index), the model's
+draws of (seed, step, shard). Generators are seeded just before use, with a key that `mix` computes from these numbers.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ import torch
 # Splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_SIGNED = [int(c.astype(np.int64)) for c in (_GOLDEN, _MUL_1, _MUL_2)]  # torch has hardly any arithmetic of uint64
+_SIGNED = [int(c.astype(np.int64)) for c in (_GOLDEN, _MUL_1, _MUL_2)]  # torch has little uint64 arithmetic
 
 _fetching: tuple[int, int, np.ndarray] | None = None  # (seed, epoch, indices)
 _MPS = torch.backends.mps.is_available()
 
 
 def mix(*numbers: int) -> int:
-    """63 bits that depend on every number and their order; the same on every machine and Python."""
+    """A 63-bit key of these numbers in this order; the same on every machine and Python."""
     return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -36,7 +36,7 @@ def seed_all(key: int) -> None:
 
 
 def hash64(values: np.ndarray) -> np.ndarray:
-    """Splitmix64 of each number: uint64 -> uint64, a bijection whose output passes for random."""
+    """Splitmix64 of each number: uint64 -> uint64, a bijection with random-looking output."""
     with np.errstate(over="ignore"):
         x = values + _GOLDEN
         x = (x ^ (x >> np.uint64(30))) * _MUL_1
@@ -51,15 +51,15 @@ def keys_of(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
 
 
 def fetching(samples: tuple[int, int, np.ndarray] | None) -> None:
-    """Say whose keys `sample_keys()` gives, by (seed, epoch, indices); they are only computed if it is called."""
+    """Set the samples of `sample_keys()`, as (seed, epoch, indices); keys are only computed if it is called."""
     global _fetching
     _fetching = samples
 
 
 def sample_keys() -> torch.Tensor:
-    """The keys of the samples that are being fetched, in their order: int64 [B]. For use in `__getitems__`."""
+    """The keys of the samples that are being fetched, in order: int64 [B]. For use in `__getitems__`."""
     if _fetching is None:
-        raise RuntimeError("sample_keys() only has a value while a data loader fetches a batch")
+        raise RuntimeError("sample_keys() is only available while a data loader fetches a batch")
     return torch.from_numpy(keys_of(*_fetching))
 
 
@@ -67,7 +67,7 @@ def uniform(keys: torch.Tensor, n: int) -> torch.Tensor:
     """n numbers in [0, 1) per key, a function of the key alone: int64 [B] -> float32 [B, n], on the keys' device."""
     golden, mul_1, mul_2 = _SIGNED
     x = keys[:, None] + torch.arange(2, n + 2, device=keys.device) * golden
-    # hash64: int64 wraps around as uint64 does; its shifts bring in copies of the sign, which are cut off
+    # hash64 in int64, which wraps around like uint64; the masks remove the sign bits that its shifts copy
     x = (x ^ ((x >> 30) & (2**34 - 1))) * mul_1
     x = (x ^ ((x >> 27) & (2**37 - 1))) * mul_2
     x = x ^ ((x >> 31) & (2**33 - 1))

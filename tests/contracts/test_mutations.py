@@ -1,4 +1,4 @@
-"""A slip of one letter in any key of any shipped config is caught, and nearly always the right key suggested."""
+"""A typo of one letter in any key of any shipped config is caught, and the right key is nearly always suggested."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from utils.config import ConfigError, load
-from utils.source import Loader
+from utils.config.files import Loader
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
 CONFIGS = sorted(f.name for f in FOLDER.iterdir() if f.suffix in (".yaml", ".json") and f.name != "schema.json")
@@ -27,8 +27,8 @@ def keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
             yield from keys(value)
 
 
-def slips(word: str) -> Iterator[str]:
-    """One letter left out, added, replaced, and two swapped; where is chosen by the word itself."""
+def typos(word: str) -> Iterator[str]:
+    """One letter deleted, inserted, replaced, and two swapped; the word determines where."""
     draw = crc32(word.encode())
     at, letter = draw % len(word), "abcdefghijklmnopqrstuvwxyz"[draw // 97 % 26]
     yield word[:at] + word[at + 1 :]
@@ -40,7 +40,7 @@ def slips(word: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_slip_is_caught(name: str, tmp_path: Path) -> None:
+def test_every_typo_is_caught(name: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "config")  # with the files that `base:` names
     file = tmp_path / "config" / name
     text = file.read_text()
@@ -50,13 +50,13 @@ def test_every_slip_is_caught(name: str, tmp_path: Path) -> None:
         quote = node.style is not None
         start, end = node.start_mark.index + quote, node.end_mark.index - quote
         key = text[start:end]
-        for slip in sorted(set(slips(key)) - {key, ""}):
-            file.write_text(text[:start] + slip + text[end:])
+        for typo in sorted(set(typos(key)) - {key, ""}):
+            file.write_text(text[:start] + typo + text[end:])
             with pytest.raises(ConfigError) as error:
                 load([file]).check()
             place = f"{file}:{node.start_mark.line + 1}: "
             said = [problem for problem in error.value.problems if problem.startswith(place)]
-            assert said, f"{slip} for {key}: {error.value}"
-            suggested.append(any(f"did you mean `{key}`?" in problem for problem in said))
+            assert said, f"{typo} for {key}: {error.value}"
+            suggested.append(any(f"did you mean '{key}'?" in problem for problem in said))
     assert len(suggested) > 50
     assert sum(suggested) >= 0.95 * len(suggested)

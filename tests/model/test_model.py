@@ -1,21 +1,24 @@
-"""Models: shapes, sizes, and that each learns; losses and metrics: values."""
+"""Models: shapes, sizes and learning. Losses and metrics: values."""
 
+import importlib
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from model.loss import cross_entropy, nll_loss
+from model.gan import GAN
+from model.loss import count_labels, cross_entropy, nll_loss
 from model.metric import accuracy, top_k_acc
-from model.model import GAN, ConvNet, MnistModel, SmallResNet
+from model.model import MLP, MnistModel
+from model.vision import ConvNet, SmallResNet
 
 
 def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def test_mnist_model_is_that_of_2020() -> None:
+def test_mnist_model_is_that_of_the_2020_template() -> None:
     model = MnistModel()
     assert parameters(model) == 21_840
     log_p = model(torch.randn(3, 1, 28, 28))
@@ -29,9 +32,23 @@ def test_conv_net_takes_any_size(size: int) -> None:
     assert ConvNet(widths=(8, 16), num_classes=7)(torch.randn(2, 1, size, size)).shape == (2, 7)
 
 
+def test_mlp_takes_any_shape() -> None:
+    model = MLP(12, hidden=(8, 6), num_classes=3)
+    assert parameters(model) == 12 * 8 + 8 + 8 * 6 + 6 + 6 * 3 + 3
+    assert model(torch.randn(2, 3, 2, 2)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("module", ["model.model", "model.loss", "model.metric"])
+def test_a_pasted_layer_finds_its_imports(module: str) -> None:
+    pasted = "def pasted(x): return F.relu(torch.ones(1)) * math.pi, nn.Linear(1, 1), Tensor"
+    names = dict(vars(importlib.import_module(module)))
+    exec(pasted, names)
+    assert names["pasted"](0)[0].item() == pytest.approx(math.pi)
+
+
 def test_small_resnet_is_resnet18() -> None:
     model = SmallResNet()
-    assert parameters(model) == 11_173_962  # of the usual CIFAR-10 form of it
+    assert parameters(model) == 11_173_962  # the usual form for CIFAR-10
     assert SmallResNet(width=8)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -63,8 +80,35 @@ def test_losses() -> None:
     expected = (math.log(4 / 3) + math.log(2)) / 2
     assert nll_loss(logits.log_softmax(1), target).item() == pytest.approx(expected)
     assert cross_entropy(logits, target).item() == pytest.approx(expected)
-    smoothed = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)  # 0.5 of the mass spread over both classes
+    smoothed = 0.75 * math.log(4 / 3) + 0.25 * math.log(4)  # half of the probability is spread over both classes
     assert cross_entropy(logits[:1], target[:1], label_smoothing=0.5).item() == pytest.approx(smoothed)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, nll_loss])
+def test_a_loss_states_how_many_labels_its_mean_is_over(loss) -> None:
+    """Weighted by it, the means of two micro-batches make the mean of both, although -100 is ignored."""
+    torch.manual_seed(0)
+    output = torch.randn(6, 5, 4).log_softmax(1)
+    target = torch.randint(5, (6, 4))
+    target[0, :3] = target[4, 1] = -100
+    weights = [float(loss.weight_of(part)) for part in (target[:2], target[2:])]
+    assert weights == [5, 15]
+    means = [loss(output[:2], target[:2]), loss(output[2:], target[2:])]
+    torch.testing.assert_close((means[0] * 5 + means[1] * 15) / 20, loss(output, target))
+
+
+def test_labels_are_counted_on_any_device_and_as_probabilities() -> None:
+    assert count_labels(torch.tensor([1, 0, 2])) == 3
+    assert count_labels(torch.full((2,), -100)) == 0
+    assert count_labels(torch.zeros(0, dtype=torch.long)) == 0
+    on_meta = count_labels(torch.tensor([1, -100], device="meta"))
+    assert isinstance(on_meta, torch.Tensor)
+    assert (on_meta.is_meta, on_meta.shape) == (True, ())
+    probabilities = torch.full((3, 4), 0.25)
+    assert count_labels(probabilities) == 3
+    assert count_labels(probabilities[:, :, None].expand(3, 4, 7)) == 21
+    logits = torch.randn(3, 4)
+    assert cross_entropy(logits, probabilities).item() == pytest.approx(-logits.log_softmax(1).mean(1).sum().item() / 3)
 
 
 def test_metrics_are_values_per_sample() -> None:
@@ -74,5 +118,5 @@ def test_metrics_are_values_per_sample() -> None:
     assert accuracy(scores, torch.tensor([1, 0])).tolist() == [True, True]
     assert top_k_acc(scores, target, k=2).tolist() == [True, False]
     assert top_k_acc(scores, target, k=4).tolist() == [True, True]
-    with pytest.raises(ValueError, match="k = 5, but the model gives 4 classes"):
+    with pytest.raises(ValueError, match="top_k_acc: k is 5, but the model has 4 classes; set k to that or less"):
         top_k_acc(scores, target, k=5)

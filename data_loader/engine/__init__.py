@@ -1,0 +1,1 @@
+"""How samples become batches. You seldom need to change anything here."""

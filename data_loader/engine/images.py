@@ -1,0 +1,74 @@
+"""Images in memory: whole batches at once, normalized, augmented on any device."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.seed import sample_keys
+from utils.tensors import to_device
+
+
+class Normalize:
+    """[B, C, H, W] with values 0 ... max_value -> float32, normalized by `mean` and `std`, which are of values 0 ... 1.
+
+    Works in place on floats.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], max_value: float = 255):
+        self.channels = [(torch.tensor(-m / s), 1 / (s * max_value)) for m, s in zip(mean, std, strict=True)]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.float()
+        if 0 in images.stride():  # expand() made channels that share memory
+            images = images.contiguous()
+        channels = images.unbind(1) if len(self.channels) > 1 else [images]
+        for channel, (shift, scale) in zip(channels, self.channels, strict=True):
+            torch.add(shift, channel, alpha=scale, out=channel)  # one pass over the memory, not two
+        return images
+
+
+class ImageTensors(Dataset):
+    """Images [N, C, H, W] as uint8 in memory, with labels [N]; whole batches are read and normalized at once."""
+
+    in_memory = uses_sample_keys = True
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        max_value: int = 255,
+        augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        self.tensors = [images, labels]
+        self.normalize, self.augment = Normalize(mean, std, max_value), augment
+
+    def augmented(self, augment: Callable[[Tensor, Tensor], Tensor]) -> "ImageTensors":
+        """The same images (not copied), each batch passed through `augment(images, keys)`."""
+        other = copy.copy(self)  # shares the list of tensors, so `to` moves both
+        other.augment = augment
+        return other
+
+    def to(self, device: torch.device) -> None:
+        """Move images and labels, also those of every data set that `augmented` made of this one."""
+        self.tensors[:] = [tensor.to(device) for tensor in self.tensors]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        all_images, all_labels = self.tensors
+        index = to_device(torch.from_numpy(np.asarray(indices)), all_images.device)
+        images = all_images.index_select(0, index)  # takes half the time of all_images[index]
+        if self.augment:
+            images = self.augment(images, to_device(sample_keys(), images.device))
+        return self.normalize(images), all_labels.index_select(0, index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]

@@ -1,0 +1,83 @@
+"""Every optional feature goes by deleting its files: all modules still import, all remaining configs are still valid,
+and two steps train."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import new_project
+
+ROOT = Path(__file__).resolve().parents[2]
+FEATURES = {  # its files, without its tests
+    "ema": ["trainer/callbacks/ema.py"],
+    "generated images": ["trainer/callbacks/generated_images.py", "config/gan.yaml"],
+    "gan": ["trainer/gan_trainer.py", "model/gan.py", "config/gan.yaml", "trainer/callbacks/generated_images.py"],
+    "all callbacks": ["trainer/callbacks", "config/gan.yaml"],
+    "images": ["data_loader/vision.py", "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml",
+               "config/victoresque.json"],
+    "transforms of images": ["data_loader/vision.py", "data_loader/data_loaders.py", "data_loader/transforms.py",
+                             "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml",
+                             "config/victoresque.json", "config/digits.yaml"],
+    "the gallery of image models": ["model/vision.py", "config/digits.yaml", "config/mnist.yaml",
+                                    "config/mnist_best.yaml"],
+    "fsdp": ["trainer/parallel/fsdp.py", "trainer/checkpoint/shards.py"],
+    "exact ranks": ["trainer/parallel/exact_ranks.py"],
+    "shortcuts through torch": ["trainer/engine/torch_internals.py"],
+    "your schedules": ["trainer/optim.py", "config/digits.yaml", "config/mnist.yaml", "config/mnist_best.yaml"],
+}  # fmt: skip
+
+MODULES = """
+import importlib, pathlib
+for room in ("utils", "logger", "data_loader", "model", "trainer"):
+    for path in sorted(pathlib.Path(room).rglob("*.py")):
+        importlib.import_module(".".join(path.with_suffix("").parts).removesuffix(".__init__"))
+from utils.config import load
+for path in sorted(pathlib.Path("config").iterdir()):
+    if path.suffix in (".yaml", ".json") and path.stem != "schema":
+        load([path]).check()
+"""
+
+# A loader and a config of one's own: what remains when any of the features is gone
+LOADER = """
+import torch
+from torch.utils.data import TensorDataset
+
+from data_loader import BaseDataLoader
+
+
+class RowsDataLoader(BaseDataLoader):
+    def __init__(self, batch_size: int = 8, training: bool = True, **kwargs):
+        super().__init__(TensorDataset(torch.randn(40, 4), torch.arange(40) % 3), batch_size, **kwargs)
+"""
+CONFIG = """
+name: rows
+arch: {type: MLP, args: {in_features: 4, num_classes: 3}}
+data_loader: {type: RowsDataLoader, args: {validation_split: 8}}
+loss: cross_entropy
+metrics: [accuracy]
+optimizer: {type: AdamW, args: {lr: 0.01}}
+trainer: {max_steps: 2}
+"""
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_a_feature_can_be_deleted(feature: str, tmp_path: Path) -> None:
+    for path in new_project.template_files():
+        if not path.startswith(("tests/", "benchmarks/", "docs/")):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, tmp_path / path)
+    for path in FEATURES[feature]:
+        there = tmp_path / path
+        assert there.exists(), f"{path} has moved: name it here anew"
+        shutil.rmtree(there) if there.is_dir() else there.unlink()
+    (tmp_path / "data_loader/rows.py").write_text(LOADER)
+    (tmp_path / "config/rows.yaml").write_text(CONFIG)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for command in (["-c", MODULES], ["train.py", "-c", "config/rows.yaml"]):
+        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "finished at step 2" in done.stdout

@@ -1,0 +1,230 @@
+"""MNIST, CIFAR-10 and image folders: values, classes, and the errors for missing or broken data."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from data_loader import vision
+from data_loader.transforms import CenterCrop, RandomResizedCrop
+from data_loader.vision import Cifar10DataLoader, ImageFiles, ImageFolderDataLoader, MnistDataLoader
+from tests.data_loader.batches import first, whole
+from utils.errors import DataError, SampleError
+
+ROOT = Path(vision.__file__).parent.parent
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, values.ndim]) + b"".join(size.to_bytes(4, "big") for size in values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def small_mnist(tmp_path: Path) -> Path:
+    """A data_dir with files in the format of MNIST: 50 + 20 images of noise."""
+    numbers = np.random.default_rng(0)
+    for part, n in (("train", 50), ("t10k", 20)):
+        write_idx(tmp_path / f"MNIST/raw/{part}-images-idx3-ubyte", numbers.integers(0, 256, (n, 28, 28)))
+        write_idx(tmp_path / f"MNIST/raw/{part}-labels-idx1-ubyte", np.arange(n) % 10)
+    return tmp_path
+
+
+def test_mnist_takes_the_2020_config(small_mnist: Path) -> None:
+    loader = MnistDataLoader(
+        data_dir=str(small_mnist), batch_size=16, shuffle=True, validation_split=0.1, num_workers=2
+    )
+    images, labels = first(loader)
+    assert images.shape[1:] == (1, 28, 28)
+    assert len(images) == len(labels)
+    assert loader.steps_per_epoch == 3  # 45 samples
+    validation = loader.split_validation()
+    assert validation is not None
+    assert len(whole(validation)[0]) == 5
+
+
+def test_mnist_values(small_mnist: Path) -> None:
+    images, labels = whole(MnistDataLoader(str(small_mnist), 10, shuffle=False, training=False))
+    raw = np.frombuffer((small_mnist / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:], np.uint8)
+    expected = (torch.from_numpy(raw.copy()).view(20, 1, 28, 28) / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    assert labels.tolist() == [*range(10)] * 2
+
+
+def test_reading_mnist_and_image_files_does_not_import_torchvision(small_mnist: Path, flowers: Path) -> None:
+    code = (
+        "import sys; from data_loader.vision import ImageFolderDataLoader, MnistDataLoader; "
+        f"next(iter(MnistDataLoader({str(small_mnist)!r}, 10))); "
+        f"next(iter(ImageFolderDataLoader({str(flowers)!r}, 4))); assert 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_real_mnist(mnist_dir: Path) -> None:
+    images, labels = whole(MnistDataLoader(str(mnist_dir), 1000, shuffle=False, training=False))
+    assert images.shape == (10000, 1, 28, 28)
+    assert labels[:8].tolist() == [7, 2, 1, 0, 4, 1, 4, 9]
+    assert abs(images.mean()) < 0.02
+
+
+@pytest.mark.parametrize("name, loader", [("MNIST", MnistDataLoader), ("CIFAR10", Cifar10DataLoader)])
+def test_missing_data_that_cannot_be_downloaded(name, loader, tmp_path: Path, monkeypatch) -> None:
+    import torchvision.datasets
+
+    def offline(root: str, download: bool) -> None:
+        raise URLError("no network")
+
+    offline.__name__ = name
+    for attribute in ("base_folder", "filename"):
+        setattr(offline, attribute, getattr(getattr(torchvision.datasets, name), attribute, None))
+    monkeypatch.setattr(torchvision.datasets, name, offline)
+    with pytest.raises(DataError) as error:
+        loader(str(tmp_path / "nowhere"), 10)
+    message = str(error.value)
+    assert f"{name} is not in {tmp_path / 'nowhere'} and could not be downloaded: <urlopen error no network>" in message
+    assert "train-images-idx3-ubyte" in message or "cifar-10-python.tar.gz (unpacked)" in message
+    assert "set data_loader.args.data_dir" in message
+
+
+@pytest.mark.parametrize("keep", [0, 3, 1000])
+def test_a_truncated_mnist_file_is_named(small_mnist: Path, keep: int) -> None:
+    path = small_mnist / "MNIST/raw/train-images-idx3-ubyte"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte: not a complete IDX file .*; delete it and run again"
+    ):
+        MnistDataLoader(str(small_mnist), 10)
+
+
+def test_cifar10(tmp_path: Path, monkeypatch) -> None:
+    from torchvision.datasets import CIFAR10
+
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 3 * 32 * 32), dtype=np.uint8)
+    for name in ("data_batch_1", "test_batch"):
+        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": [i % 10 for i in range(30)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
+
+    images, labels = whole(Cifar10DataLoader(str(tmp_path), 10, shuffle=False, training=False))
+    red = (torch.from_numpy(pixels[:, :1024]).view(30, 32, 32) / 255 - 0.4914) / 0.247
+    torch.testing.assert_close(images[:, 0], red, rtol=0, atol=1e-5)
+    assert labels.tolist() == [*range(10)] * 3
+    loader = Cifar10DataLoader(str(tmp_path), 10, crop=4, flip=True)
+    assert first(loader)[0].shape == (10, 3, 32, 32)
+    assert loader.facts["class_names"][3:5] == ["cat", "deer"]
+    assert loader.facts["class_counts"] == [3] * 10
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """Class folders of small images: class `a` is dark, `b` bright; sizes and formats vary."""
+    for folder, n in (("train", 6), ("test", 2)):
+        for name, level in (("b", 250), ("a", 5)):
+            (tmp_path / folder / name / "deeper").mkdir(parents=True)
+            for i in range(n):
+                path = tmp_path / folder / name
+                Image.new("RGB", (40, 30 + i), (level, level, level)).save(path / f"{i}.JPG")
+                Image.new("L", (40, 50), level).save(path / "deeper" / f"{i}.png")
+            (path / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_image_folder(flowers: Path) -> None:
+    loader = ImageFolderDataLoader(str(flowers), batch_size=6, size=16, validation_split=6)
+    assert loader.dataset.samples[0] == (str(flowers / "train" / "a" / "0.JPG"), 0)  # type: ignore[attr-defined]
+    images, labels = first(loader)
+    assert images.shape == (6, 3, 16, 16)
+    assert torch.equal(images[:, 0].mean(dim=(1, 2)) > 0, labels == 1)
+    assert len(loader.samples) == 18
+    images, labels = whole(ImageFolderDataLoader(str(flowers), batch_size=8, size=16, training=False))
+    assert labels.bincount().tolist() == [4, 4]
+    bright = ((250 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225]))[:, None, None]
+    torch.testing.assert_close(images[labels == 1], bright.expand(4, 3, 16, 16), rtol=0, atol=0.02)
+
+
+def test_image_folder_states_its_classes(flowers: Path) -> None:
+    """The same classes for testing, even if a class has no folder there."""
+    (flowers / "test" / "a").rename(flowers / "elsewhere")
+    (flowers / "train" / "b" / "0.JPG").unlink()
+    classes = {"num_classes": 2, "class_names": ["a", "b"]}
+    assert ImageFolderDataLoader(str(flowers), 4).facts == classes | {"class_counts": [12, 11]}
+    assert ImageFolderDataLoader(str(flowers), 4, training=False).facts == classes
+
+
+def test_image_folder_with_workers_sees_the_same(flowers: Path) -> None:
+    loaders = [ImageFolderDataLoader(str(flowers), 12, size=16, num_workers=workers) for workers in (0, 2)]
+    (one, one_labels), (two, two_labels) = map(first, loaders)
+    assert torch.equal(one, two)
+    assert torch.equal(one_labels, two_labels)
+
+
+def test_evaluation_sees_what_torchvision_shows(tmp_path: Path) -> None:
+    """The same pixels as Resize and CenterCrop, and within rounding the same numbers as ToTensor and Normalize."""
+    numbers = np.random.default_rng(0)
+    for i, (width, height) in enumerate([(256, 256), (300, 201), (201, 300), (500, 375), (375, 500), (90, 700)]):
+        folder = tmp_path / "train" / "a"
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = numbers.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+        Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg")
+    loader = ImageFolderDataLoader(str(tmp_path), 6, training=False, test_folder="train")
+    resize = v2.Compose([v2.PILToTensor(), v2.Resize(256), v2.CenterCrop(224)])
+    shown = torch.stack([resize(Image.open(path)) for path, _ in loader.dataset.samples])  # type: ignore[attr-defined]
+    seen = torch.stack([loader.dataset[i][0] for i in range(6)])  # type: ignore[index]
+    assert torch.equal(seen, shown)
+    expected = v2.functional.normalize(shown / 255, list(vision.IMAGENET_MEAN), list(vision.IMAGENET_STD))
+    torch.testing.assert_close(whole(loader)[0], expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_images_of_every_kind_come_in_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    grey = Image.new("L", (20, 20), 255)
+    (Image.fromarray(np.full((20, 20), 65535, np.uint16)) if mode == "I;16" else grey.convert(mode)).save(path)
+    with Image.open(path) as file:
+        assert file.mode in {mode, mode.split(";")[0]}  # Pillow before 11 opens I;16 as I
+    for transform in (CenterCrop(14), RandomResizedCrop(14)):
+        image, label = ImageFiles([(str(path), 3)], transform)[0]
+        assert (image.shape, image.dtype, label) == ((3, 14, 14), torch.uint8, 3)
+        assert image.min() > 250
+
+
+def test_images_are_turned_upright(tmp_path: Path) -> None:
+    """EXIF's orientation 6: the camera was turned, and the right of the picture is below."""
+    picture = np.zeros((32, 32, 3), np.uint8)
+    picture[:, 16:] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif)
+    image, _ = ImageFiles([(str(tmp_path / "turned.jpg"), 0)], CenterCrop(28))[0]
+    assert image[:, :12].max() < 20
+    assert image[:, 16:].min() > 235
+
+
+def test_a_broken_image_is_named(flowers: Path) -> None:
+    broken = flowers / "test" / "b" / "1.JPG"
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(SampleError, match=str(broken)):
+        whole(ImageFolderDataLoader(str(flowers), batch_size=8, training=False))
+
+
+def test_missing_folders(flowers: Path) -> None:
+    with pytest.raises(DataError, match=r"No class folders in .*/elsewhere/train\. Put the images of each class into"):
+        ImageFolderDataLoader(str(flowers / "elsewhere"))
+    (flowers / "test" / "c").mkdir()
+    with pytest.raises(DataError, match=r"has classes that the training data does not have: c"):
+        ImageFolderDataLoader(str(flowers), training=False)
+    for path in list(flowers.rglob("*.JPG")) + list(flowers.rglob("*.png")):
+        path.unlink()
+    with pytest.raises(DataError, match=r"No images \(\.jpeg, \.jpg, \.png\) in the class folders of"):
+        ImageFolderDataLoader(str(flowers))

@@ -1,0 +1,63 @@
+"""EMA: its formula, what is validated, what is trained, and a resume."""
+
+import copy
+
+import pytest
+import torch
+
+import trainer.callbacks.ema
+from tests.tiny import tiny
+
+__all__ = ["tiny"]
+BATCH_NORM = "arch={type: ConvNet, args: {widths: [4], depth: 1}}"
+
+
+class Weights:
+    """Keeps a copy of all weights and buffers after each step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_step(self, trainer):
+        self.seen.append(copy.deepcopy(trainer.model.state_dict()))
+
+
+@pytest.fixture(autouse=True)
+def _name_it(monkeypatch):
+    monkeypatch.setattr(trainer.callbacks, "Weights", Weights, raising=False)
+
+
+def test_ema_is_the_average_of_its_formula(tiny):
+    done = tiny.train(BATCH_NORM, "callbacks=[Weights, {type: EMA, args: {decay: 0.5}}]", "trainer.epochs=3")
+    weights, ema = done.callbacks
+    average = {name: value.clone() for name, value in weights.seen[0].items()}
+    for step, now in enumerate(weights.seen[1:], start=2):
+        decay = min(0.5, step / (step + 10))
+        for name, value in now.items():
+            if value.is_floating_point():
+                average[name] = average[name] * decay + value * (1 - decay)
+    assert len(weights.seen) == ema.steps == 18
+    assert ema.average.keys() == {name for name in average if "num_batches" not in name}
+    for name, value in ema.average.items():
+        torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+
+def test_ema_validates_with_the_average_and_trains_with_the_weights(tiny):
+    plain = tiny.train(run="plain")
+    with_ema = tiny.train("callbacks=[EMA]", run="ema")
+    assert tiny.points("train", "plain") == tiny.points("train", "ema")
+    assert all(torch.equal(a, b) for a, b in zip(plain.model.parameters(), with_ema.model.parameters(), strict=True))
+    plain.model.load_state_dict(with_ema.callbacks[0].average)
+    expected = plain.evaluate(plain.valid_data_loader)
+    got = {name: tiny.points("valid", "ema")[-1][name] for name in expected}
+    assert got == expected != {name: tiny.points("valid", "plain")[-1][name] for name in expected}
+
+
+def test_ema_resumes(tiny):
+    whole = tiny.train(BATCH_NORM, "callbacks=[EMA]", "trainer.save_steps=5", run="whole")
+    tiny.train(BATCH_NORM, "callbacks=[EMA]", "trainer.max_steps=5")
+    resumed = tiny.train(BATCH_NORM, "callbacks=[EMA]")
+    one, two = whole.callbacks[0], resumed.callbacks[0]
+    assert one.steps == two.steps == 12
+    assert all(torch.equal(one.average[name], two.average[name]) for name in one.average)
+    assert tiny.points("valid")[-1] == tiny.points("valid", "whole")[-1]

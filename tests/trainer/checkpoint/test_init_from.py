@@ -1,0 +1,137 @@
+"""`init_from`: a new run starts from weights of another; what does not fit is reported."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.tiny import tiny
+from trainer.checkpoint import init_from
+from utils.errors import UsageError
+
+__all__ = ["tiny"]
+
+
+def test_init_from_takes_the_weights_and_nothing_else(tiny):
+    first = tiny.train(run="first")
+    path = tiny.folder / "first/checkpoints/checkpoint-step12.pth"
+    second = tiny.build(f"init_from={path}", run="second")
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    assert second.step == 0
+    tiny.train(f"init_from={path}", run="second")
+    assert f"init_from {path}: 4 of the model's 4 tensors loaded\n" in tiny.log("second")
+    assert tiny.points("valid", "second")[0]["loss"] < tiny.points("valid", "first")[-1]["loss"]
+
+
+def test_init_from_tells_what_did_not_fit(tiny):
+    tiny.train("trainer.epochs=1", run="first")
+    state = tiny.load("checkpoint-step6.pth", "first")["model"]
+    state["module.extra.weight"] = torch.zeros(1)
+    del state["layers.0.bias"]
+    torch.save(state, tiny.folder / "weights.pth")
+    tiny.train("arch.args.num_classes=12", f"init_from={tiny.folder / 'weights.pth'}", "trainer.epochs=1")
+    assert f"init_from {tiny.folder}/weights.pth: 1 of the model's 4 tensors loaded\n" in tiny.log()
+    for line in (
+        "1 missing there, left as initialised: layers.0.bias\n",
+        "1 not in the model, left out: module.extra.weight\n",
+        "2 of another shape, left as initialised: layers.2.weight [10, 16] -> [12, 16], layers.2.bias [10] -> [12]\n",
+    ):
+        assert line in tiny.log()
+
+
+def test_init_from_another_model_is_refused(tiny):
+    torch.save({"conv.weight": torch.zeros(1)}, tiny.folder / "weights.pth")
+    with pytest.raises(
+        UsageError, match=r"none of its 1 tensors fits the model's 4 by name and shape; it has conv.weight"
+    ):
+        tiny.build(f"init_from={tiny.folder / 'weights.pth'}")
+
+
+def test_init_from_a_missing_file_is_refused(tiny):
+    with pytest.raises(
+        UsageError, match=r"nowhere.pth: no such file; give a checkpoint, as saved/NAME/RUN/checkpoints/"
+    ):
+        tiny.build("init_from=nowhere.pth")
+
+
+# -- files by others --------------------------------------------------------------------------------------------------
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+
+def prefixed(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+FORMS: dict[str, Callable[[dict], Any]] = {
+    "a state_dict": dict,
+    "net": lambda state: {"net": state, "epoch": 3, "acc": 0.5},
+    "model_state_dict": lambda state: {"model_state_dict": state, "optimizer_state_dict": {"state": {}}, "loss": 0.1},
+    "state_dict beside a tensor": lambda state: {"best": torch.tensor(0.5), "state_dict": state},
+    "several wraps": lambda state: {"checkpoint": {"ema": {"net": state}}},
+    "a word of one's own": lambda state: {"weights_of_mine": state},
+    "module.": lambda state: prefixed("module.", state),
+    "backbone.": lambda state: {"state_dict": prefixed("backbone.", state)},
+    "module. of a compiled model": lambda state: prefixed("module._orig_mod.", state),
+    "of Lightning": lambda state: {"state_dict": prefixed("model.", state) | {"loss.weight": torch.ones(3)}},
+    "with an extra state": lambda state: {**state, "_extra_state": {"seen": 3}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_forms(form: str, zipped: bool, tmp_path) -> None:
+    source, target = net(), net()
+    torch.save(FORMS[form](source.state_dict()), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    lines = init_from.load(target, tmp_path / "w.pth")
+    assert all(
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+    )
+    assert f"{len(source.state_dict())} of the model's {len(source.state_dict())} tensors loaded" in lines[0]
+    assert lines[0].endswith(", without the prefix backbone.") == (form == "backbone.")
+
+
+class Wrapping(nn.Module):
+    """Its own parts are called as wrappers call theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+        self.module = nn.Linear(3, 1)
+        self._orig_mod = nn.Linear(3, 1, bias=False)
+
+
+def test_a_submodule_called_module_keeps_its_weights(tmp_path) -> None:
+    source, target = Wrapping(), Wrapping()
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    assert len(init_from.load(target, tmp_path / "w.pth")) == 1
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+def test_chance_does_not_count(tmp_path) -> None:
+    """A prefix is dropped only where most of its weights fit."""
+    torch.save({f"x.{i}.weight": torch.zeros(3, 2) for i in range(5)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="none of its 5 tensors fits"):
+        init_from.load(net(), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    "data, said",
+    [
+        (b"", "is no file of torch.save: it is empty"),
+        (b"loss 0.3\n", "is no file of torch.save: it begins with 'loss 0.3"),
+        (b"<!DOCTYPE html>\n<html>", "is no file of torch.save: it begins with '<!DOCTYPE html>"),
+        (pickle.dumps({"w": [1.0]}), "is no file of torch.save: written by pickle alone"),
+    ],
+)
+def test_another_kind_of_file(data: bytes, said: str, tmp_path) -> None:
+    (tmp_path / "w.pth").write_bytes(data)
+    with pytest.raises(UsageError) as error:
+        init_from.load(net(), tmp_path / "w.pth")
+    assert said in str(error.value)
+    assert "torch.save(model.state_dict(), 'weights.pth')" in str(error.value)

@@ -1,0 +1,282 @@
+"""The criterion at its first batch: what does not fit is said before training; several outputs and losses work."""
+
+from collections import namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import model.loss
+import model.model
+from tests.tiny import tiny
+from utils.errors import Stopped, UsageError
+
+__all__ = ["tiny"]
+Pair = namedtuple("Pair", ["logits", "aux"])
+
+
+@dataclass
+class Output:
+    aux: torch.Tensor
+    logits: torch.Tensor
+
+
+def model_of(monkeypatch, forward, outputs: int = 10, train=lambda net: None):
+    """Name a model `Own` whose outputs are forward(logits)."""
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, outputs)
+            train(self)
+
+        def forward(self, x):
+            return forward(self.layer(x.flatten(1)))
+
+    monkeypatch.setattr(model.model, "Own", Own, raising=False)
+    return "arch=Own"
+
+
+def loss_of(monkeypatch, function):
+    monkeypatch.setattr(model.loss, "own", function, raising=False)
+    return "loss=own"
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        lambda y: (y, y.mean()),
+        lambda y: {"aux": y[:, :2], "logits": y},
+        lambda y: {"out": y, "aux": None},
+        lambda y: Pair(y, y.sum()),
+        lambda y: Output(aux=y[:, :2], logits=y),
+    ],
+    ids=["tuple", "dict", "segmentation", "named tuple", "dataclass"],
+)
+@pytest.mark.parametrize("loss", ["CrossEntropyLoss", "cross_entropy"])
+def test_a_model_that_returns_several_outputs(tiny, monkeypatch, several, loss):
+    plain = tiny.train(model_of(monkeypatch, lambda y: y), f"loss={loss}", run="plain")
+    done = tiny.train(model_of(monkeypatch, several), f"loss={loss}")
+    assert all(map(torch.equal, plain.model.parameters(), done.model.parameters()))
+    assert tiny.points("valid") == tiny.points("valid", "plain")
+
+
+def test_a_loss_that_takes_all_outputs_gets_them(tiny, monkeypatch):
+    def both(output, target):
+        logits, doubled = output
+        return F.cross_entropy(logits, target) + 0 * doubled.sum()
+
+    done = tiny.train(model_of(monkeypatch, lambda y: (y, 2 * y)), loss_of(monkeypatch, both), "metrics=[]")
+    assert done.step == 12
+
+
+def test_named_losses_are_summed_and_each_is_logged(tiny, monkeypatch):
+    def parts(output, target):
+        return {"ce": F.cross_entropy(output, target), "l2": output.square().mean()}
+
+    tiny.train(loss_of(monkeypatch, parts))
+    for point in tiny.points("train") + tiny.points("valid"):
+        assert point["loss"] == pytest.approx(point["ce"] + point["l2"], rel=1e-6)
+
+
+def test_a_loss_per_sample_is_averaged(tiny):
+    mean = tiny.train("loss=CrossEntropyLoss", run="mean")
+    each = tiny.train("loss={type: CrossEntropyLoss, args: {reduction: none}}")
+    for a, b in zip(mean.model.parameters(), each.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert tiny.points("valid")[-1]["loss"] == pytest.approx(tiny.points("valid", "mean")[-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_a_sum_over_samples_does_not_depend_on_micro_batches(tiny, accumulate):
+    mean = tiny.train("loss=CrossEntropyLoss", "optimizer.args.lr=0.1", "trainer.limit_batches=null", run="mean")
+    total = "loss={type: CrossEntropyLoss, args: {reduction: sum}}"
+    done = tiny.train(
+        total, f"optimizer.args.lr={0.1 / 28}", f"trainer.accumulate={accumulate}", "trainer.limit_batches=null"
+    )
+    for a, b in zip(mean.model.parameters(), done.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert tiny.points("valid")[-1]["loss"] == pytest.approx(tiny.points("valid", "mean")[-1]["loss"], rel=1e-4)
+
+
+def test_shapes_that_would_be_broadcast(tiny, monkeypatch):
+    def mse(output, target):
+        return F.mse_loss(output, target.float())
+
+    with pytest.raises(UsageError, match=r"outputs are \[28, 1\], the targets \[28\], which would be broadcast"):
+        tiny.train(model_of(monkeypatch, lambda y: y, outputs=1), loss_of(monkeypatch, mse), "metrics=[]")
+
+
+def test_too_few_classes(tiny, monkeypatch):
+    message = (
+        "the model has 5 outputs, but the data has a label of 9: at least 10 classes; set arch.args.num_classes=10"
+    )
+    with pytest.raises(UsageError, match=message):
+        tiny.train(model_of(monkeypatch, lambda y: y, outputs=5))
+
+
+def test_more_classes_than_the_data_has(tiny, monkeypatch):
+    tiny.train(model_of(monkeypatch, lambda y: y, outputs=1000))
+    assert "the model has 1000 outputs, the data 10 classes; arch.args.num_classes=10" in tiny.log()
+
+
+# -- what is trained
+
+
+def test_the_parameters_of_a_criterion_are_trained_and_saved(tiny, monkeypatch):
+    class Center(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.centers = nn.Parameter(torch.zeros(10, 10))
+
+        def forward(self, output, target):
+            return F.cross_entropy(output, target) + (output - self.centers[target]).square().mean()
+
+    monkeypatch.setattr(model.loss, "Center", Center, raising=False)
+    whole = tiny.train("loss=Center", "trainer.clip_grad_norm=1.0", run="whole")
+    assert whole.criterion.centers.abs().sum() > 0
+    tiny.train("loss=Center", "trainer.clip_grad_norm=1.0", "trainer.epochs=1")
+    resumed = tiny.train("loss=Center", "trainer.clip_grad_norm=1.0")
+    assert torch.equal(resumed.criterion.centers, whole.criterion.centers)
+    several = ["arch={type: ConvNet, args: {widths: [4]}}", "optimizer={features: Adam, classifier: Adam}"]
+    with pytest.raises(
+        UsageError, match="has parameters of its own, which none of the optimizers features, classifier"
+    ):
+        tiny.build("loss=Center", *several)
+
+
+def test_several_optimizers_with_the_default_trainer_each_step_once(tiny):
+    one = tiny.train("arch={type: ConvNet, args: {widths: [4], depth: 1}}", run="one")
+    sgd = "{type: SGD, args: {lr: 0.1}}"
+    several = f"optimizer={{features: {sgd}, classifier: {sgd}}}"
+    two = tiny.train("arch={type: ConvNet, args: {widths: [4], depth: 1}}", several)
+    assert all(map(torch.equal, one.model.parameters(), two.model.parameters()))
+
+
+def test_parameters_without_a_gradient_are_named_once(tiny, monkeypatch):
+    def unused(net):
+        net.never = nn.Linear(2, 2)
+
+    tiny.train(model_of(monkeypatch, lambda y: y, train=unused), "trainer.epochs=3")
+    message = "2 parameters are not trained: had no gradient in this epoch: never.weight, never.bias\n"
+    assert tiny.log().count(message) == 1
+
+
+def test_a_part_that_a_callback_unfreezes_is_trained(tiny, monkeypatch):
+    import trainer.callbacks.ema
+
+    class Unfreeze:
+        def after_epoch(self, trainer, values):
+            trainer.model.layer.requires_grad_(True)
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 10).requires_grad_(False)
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) * self.scale
+
+    monkeypatch.setattr(model.model, "Own", Own, raising=False)
+    monkeypatch.setattr(trainer.callbacks.ema, "Unfreeze", Unfreeze, raising=False)
+    frozen = tiny.train("arch=Own", "trainer.epochs=1", run="frozen")
+    start = tiny.build("arch=Own", run="start")
+    assert torch.equal(frozen.model.layer.weight, start.model.layer.weight)
+    done = tiny.train("arch=Own", "callbacks=[Unfreeze]", "trainer.epochs=2")
+    assert not torch.equal(done.model.layer.weight, start.model.layer.weight)
+
+
+@pytest.mark.parametrize("steps", [6, 60])
+def test_fp16_that_skips_every_update_stops(tiny, monkeypatch, steps):
+    def spoiled(y):
+        if y.requires_grad:
+            y.register_hook(lambda gradient: gradient * float("nan"))
+        return y
+
+    with pytest.raises(Stopped, match=r"precision: fp16: the last \d+ updates were all skipped"):
+        tiny.train(model_of(monkeypatch, spoiled), "trainer.precision=fp16", f"trainer.max_steps={steps}")
+
+
+def test_fp16_that_finds_its_scale_does_not(tiny):
+    assert tiny.train("trainer.precision=fp16", "trainer.max_steps=8", "trainer.log_steps=1").step == 8
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [("LBFGS", "LBFGS evaluates the model several times per step"), ("Muon", "Muon is for matrices only")],
+)
+def test_optimizers_that_need_another_loop(tiny, optimizer, message):
+    with pytest.raises(UsageError, match=message):
+        tiny.build(f"optimizer={{type: {optimizer}}}")
+
+
+def test_no_trainable_parameter(tiny, monkeypatch):
+    with pytest.raises(UsageError, match="arch: Own has no trainable parameter"):
+        tiny.build(model_of(monkeypatch, lambda y: y, train=lambda net: net.requires_grad_(False)))
+
+
+def test_lazy_layers(tiny, monkeypatch):
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(10))
+
+        def forward(self, x):
+            return self.layers(x)
+
+    monkeypatch.setattr(model.model, "Lazy", Lazy, raising=False)
+    whole = tiny.train("arch=Lazy", run="whole")
+    assert whole.model.layers[2].num_batches_tracked == 12 + 1  # the first batch, too
+    tiny.train("arch=Lazy", "trainer.epochs=1")
+    assert all(map(torch.equal, tiny.train("arch=Lazy").model.parameters(), whole.model.parameters()))
+
+
+# -- defaults that are faster never break a model
+
+
+class Bag(nn.Module):
+    def __init__(self, sparse: bool = True):
+        super().__init__()
+        self.table = nn.EmbeddingBag(17, 10, sparse=sparse, mode="sum")
+
+    def forward(self, x):
+        return self.table(x.flatten(1).mul(2.6).add(2.2).round().clamp(0, 16).long())
+
+
+@pytest.mark.parametrize("clip", ["null", "0.5"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_sparse_gradients_train_as_dense_ones(tiny, monkeypatch, clip, accumulate):
+    monkeypatch.setattr(model.model, "Bag", Bag, raising=False)
+    options = [f"trainer.clip_grad_norm={clip}", f"trainer.accumulate={accumulate}", "optimizer.args.lr=0.01"]
+    dense = tiny.train("arch={type: Bag, args: {sparse: false}}", *options, run="dense")
+    sparse = tiny.train("arch=Bag", *options)
+    torch.testing.assert_close(sparse.model.table.weight, dense.model.table.weight, rtol=1e-4, atol=1e-4)
+
+
+def test_sparse_adam(tiny, monkeypatch):
+    monkeypatch.setattr(model.model, "Bag", Bag, raising=False)
+    start = tiny.build("arch=Bag", run="start").model.table.weight
+    done = tiny.train("arch=Bag", "optimizer={type: SparseAdam, args: {lr: 0.01}}", "trainer.max_steps=3")
+    assert (done.model.table.weight - start).abs().max().item() == pytest.approx(0.03, rel=0.1)  # 0.01 a step
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 10, dtype=torch.complex64) * 0.1)
+
+    def forward(self, x):
+        return (x.flatten(1).to(torch.complex64) @ self.weight).abs()
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_complex_parameters(tiny, monkeypatch, optimizer):
+    monkeypatch.setattr(model.model, "Complex", Complex, raising=False)
+    options = ["arch=Complex", f"optimizer={{type: {optimizer}, args: {{lr: 0.01}}}}", "callbacks=[EMA]"]
+    options += ["trainer.clip_grad_norm=1.0"]
+    whole = tiny.train(*options, run="whole")
+    tiny.train(*options, "trainer.epochs=1")
+    assert torch.equal(tiny.train(*options).model.weight, whole.model.weight)

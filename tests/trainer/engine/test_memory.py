@@ -1,0 +1,45 @@
+"""Memory stays flat, however long a run is."""
+
+import gc
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny
+from trainer.checkpoint import resume
+
+__all__ = ["tiny"]
+
+
+def in_use() -> tuple[float, int]:
+    """MB of this process, and Python objects."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6, len(gc.get_objects())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_flat_over_20_000_steps_and_330_epochs(tiny):
+    trainer = tiny.build(
+        "trainer.epochs=1000", "trainer.max_steps=20000", "trainer.limit_batches=null", "trainer.tensorboard=true",
+        "trainer.verbosity=0", "trainer.save_period=20", "trainer.clip_grad_norm=1.0", "optimizer.type=Adam",
+        "lr_scheduler=WarmupCosineLR", "metrics=[accuracy, top_k_acc]",
+    )  # fmt: skip
+    resume.start(trainer)
+    run_step, seen = trainer.run_step, {}
+
+    def watched(stream, log_due):
+        rates = run_step(stream, log_due)
+        if trainer.step in (5_000, 20_000):
+            seen[trainer.step] = in_use()
+        return rates
+
+    trainer.run_step = watched
+    trainer.train()
+    trainer.run.close()
+    assert trainer.step == 20_000
+    (before, objects_before), (after, objects_after) = seen[5_000], seen[20_000]
+    assert after - before < 4, (before, after)  # 15,000 steps that each keep a number would take more
+    assert objects_after - objects_before < 500

@@ -1,0 +1,1 @@
+"""Save, verify, find, load and resume."""

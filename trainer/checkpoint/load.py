@@ -1,0 +1,33 @@
+"""The trained model of a run, in one line: `model = load_model("saved/digits/RUN")`."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer.checkpoint import files
+from utils.config import load
+from utils.errors import UsageError
+from utils.run_folder import find_checkpoint
+
+
+def load_model(run: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The model as it was validated, in eval mode. run: a run's folder (its best checkpoint), or a checkpoint.
+
+    Raises UsageError where there is no sound checkpoint.
+    """
+    path = find_checkpoint(str(run))
+    try:
+        saved = files.load(path)
+    except files.BrokenCheckpoint as e:
+        raise UsageError(f"{path} cannot be used: {e}") from e
+    config = load([saved["config"]])
+    config.facts = saved["facts"]
+    model: nn.Module = config.build("arch")
+    weights = saved["model"]
+    if files.SHARDS in saved:
+        from trainer.checkpoint import shards  # takes half a second to import
+
+        weights = shards.load_weights(path)
+    model.load_state_dict(weights)
+    return model.to(device).eval()

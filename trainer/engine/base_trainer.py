@@ -1,0 +1,390 @@
+"""The loop: step, log, validate, save, stop. What one step does is in trainer.py."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from logger.console import log
+from logger.reporter import Reporter
+from trainer.checkpoint.saving import Saving
+from trainer.engine import compilation, replay
+from trainer.engine.evaluation import Evaluation
+from trainer.engine.loss import Loss
+from trainer.engine.memory_format import MemoryFormat
+from trainer.engine.metrics import Metrics, Sums, means
+from trainer.engine.monitor import Monitor
+from trainer.engine.nonfinite import FiniteCheck, NonFinite
+from trainer.engine.schedules import Schedule, by_name, hyperparameters, total_steps
+from trainer.engine.step import Step
+from trainer.engine.timing import Clock
+from trainer.engine.train_mode import TrainMode
+from trainer.engine.training_checks import SkippedUpdates, Untrained
+from trainer.parallel import strategy
+from utils.errors import Interrupted, SampleError, Stopped, UsageError, dead_worker
+from utils.process import group
+from utils.process.watchdog import before_ending, fail_together, heartbeat
+from utils.run_folder import Run
+from utils.signals import StopSignal
+from utils.tensors import unwrap
+
+
+class BaseTrainer(Step):
+    """Runs `train_step` for every step and `eval_step` for every batch of a validation.
+
+    Progress is the number of completed optimizer steps, `step`. Each attribute that has a `state_dict` (also inside
+    lists and dicts) is saved in every checkpoint, unless its name starts with `_`.
+    """
+
+    loss_names: tuple[str, ...] = ("loss",)  # what train_step and eval_step record besides the metrics
+    calls_parts = False  # does train_step call parts of the model (self.model.generator), not the model itself?
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Any,
+        metrics: Sequence[Any],
+        optimizer: Any,
+        config: Any,
+        device: torch.device,
+        data_loader: Any,
+        valid_data_loader: Any = None,
+        lr_scheduler: Any = None,
+        callbacks: Sequence[Any] = (),
+        run: Run | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.options, self.seed = config, config.run.trainer, config.run.seed
+        self.device, self.rank, self.world_size = device, group.rank(), group.world_size()
+        model = model.to(device)
+        self.compiler = compilation.Compiler(self.options.compile)
+        self.compiler.compile(model)
+        self.criterion = Loss(criterion, device, config.facts.get("num_classes"))
+        more = [p for _, p in self.criterion.named_parameters()]
+        self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
+        self.model: Any = self.parallel.model
+        self.metrics = Metrics(metrics, device, [part.type for part in config.run.metrics])
+        self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
+        self.built_with = {name: hyperparameters(o) for name, o in by_name(optimizer).items()}  # before any resume
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.options.precision == "fp16")
+        self.data_loader, self.valid_data_loader = data_loader, valid_data_loader
+        if optimizer is not None:  # a test has other data
+            self.data_state = data_loader.data_state()  # what callbacks change in the data set
+        self.steps_per_epoch = data_loader.steps_per_epoch
+        self.max_steps = total_steps(self.options, self.steps_per_epoch)
+
+        self.step = 0  # completed optimizer steps
+        self.last_completed_step = 0  # the last step whose validation, best and after_epoch are done
+        self.skipped: list[int] = []  # samples that could not be read
+        self.monitor = Monitor(self.options.monitor, self.options.early_stop)
+        if optimizer is not None and valid_data_loader is None and self.monitor.key.startswith("val_"):
+            raise UsageError(
+                f"trainer.monitor: this run has no validation, so there is no {self.monitor.key}; give "
+                f"data_loader.args.validation_split, or monitor a training value such as min loss"
+            )
+        self.window = Sums()  # since the last log point
+        self.epoch_sums = Sums()  # from the start of the epoch to the last log point
+        self.stop_reason: str | None = None
+        self.values: dict[str, float] = {}  # of the last epoch or validation
+
+        self.run = run
+        self.saving: Saving | None = None  # from open() on
+        self.finite = FiniteCheck(device)
+        self.skipped_updates = SkippedUpdates(self.scaler)
+        self._untrained: Untrained | None = None  # while it trains
+        self.clock = Clock(device)
+        self._mode = TrainMode(self.model)
+        self.memory_format = MemoryFormat(self.model, automatic=self.options.channels_last is None)
+        verbosity = self.options.verbosity if self.rank == 0 else 0
+        self.reporter = Reporter(verbosity, self.options.tensorboard, self.max_steps, self.steps_per_epoch)
+        self.signal = StopSignal()
+        self._stop_votes = group.DelayedMax()  # of all ranks
+        self.interrupted = False  # by a signal
+
+    # -- for trainer.py: see also step.py -----------------------------------------------------------------------------
+
+    def train_step(self, batches: Sequence[Any]) -> None:
+        """One optimizer step from the micro-batches of this rank."""
+        raise NotImplementedError
+
+    def eval_step(self, batch: Any) -> Any:
+        """Record the loss and metrics of one batch, in eval mode and without gradients. Returns the outputs."""
+        raise NotImplementedError
+
+    def predict_step(self, inputs: Any) -> Any:
+        """The outputs for inputs without targets."""
+        raise NotImplementedError
+
+    def stop(self, reason: str) -> None:
+        """Ask the loop to end after this step; for callbacks."""
+        self.stop_reason = reason
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train from `step` to the end. Raises Interrupted after a signal, Stopped if it has to give up."""
+        try:
+            with fail_together():  # here, while log.txt is open to errors of other ranks
+                self._train()
+        except Stopped as e:  # of several ranks none comes here: the first cause is reported, which may be another
+            self.reporter.note(e)
+            raise
+        except Exception as e:
+            if not isinstance(e, Interrupted):
+                self._discard()
+            raise
+        finally:
+            self.reporter.close()
+            heartbeat("")
+            self.signal.restore()
+
+    def _train(self) -> None:
+        self.signal.install()
+        with self._started() as stream:
+            self.finish_interrupted_step()
+            while not (self.interrupted or self.finished):
+                log_due = self.log_due(self.step + 1)
+                rates = self.run_step(stream, log_due)  # step
+                if log_due:
+                    with self.phase("logging"):
+                        self.reporter.train_point(self.step, self.collect() | rates)  # log
+                self.complete_step()  # validate
+                self.interrupted = self.interrupted or self.asked_to_stop()
+                self.save_if_due()  # save
+            self._end()  # stop
+
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[Iterator[Any]]:
+        """The micro-batches from `step` on; explains what ends the loop, and leaves nothing running."""
+        self._mode.start()
+        self.skipped_updates.start()
+        untrained = [*unwrap(self.model).named_parameters(), *self.criterion.named_parameters()]
+        self._untrained = Untrained(untrained, self.optimizers())
+        self.reporter.start(self.step)
+        self.compiler.start(self.device)
+        self.clock.start()
+        stream = self.data_loader.iter_steps(self.step)
+        try:
+            yield stream
+        except NonFinite as e:
+            raise Stopped(replay.explain(self, e)) from None
+        except Exception as e:  # torch reports a dead worker wherever the main process just is
+            cause = dead_worker(e) or compilation.failed(e) or e
+            if self.step == 0 and isinstance(cause, SampleError):
+                cause = UsageError(str(cause))
+            if cause is not e:
+                raise cause from e
+            raise
+        finally:
+            stream.close()
+            if self.valid_data_loader is not None:
+                self.valid_data_loader.close()
+            if self.saving is not None:
+                self.saving.wait()
+
+    def finish_interrupted_step(self) -> None:
+        """Do what a signal cut short in the run that is continued here."""
+        if self.last_completed_step < self.step:
+            self.complete_step()
+        self.interrupted = self.interrupted or self.asked_to_stop()
+        self.save_if_due()
+
+    def asked_to_stop(self) -> bool:
+        """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
+        if self.world_size > 1:
+            self.signal.number = max(self.signal.number, vote := self._stop_votes(self.signal.number))
+            return vote > 0
+        return self.signal.number > 0
+
+    def run_step(self, stream: Iterator[Any], log_due: bool = False) -> dict[str, float]:
+        """One optimizer step. Returns the learning rates it used, where they are to be logged."""
+        with self.phase("data"):
+            batches = self.read(stream)
+        if log_due:
+            self.clock.measure_device()
+        with self.phase("forward"):
+            if self.step == 0 and batches:
+                self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
+            if self._step_size:  # else every sample of it was bad
+                with self.recording(self.window), self.parallel.translated_errors():
+                    compute = functools.partial(self.compute_step, batches)
+                    self.memory_format.step(compute, self.optimizers(), lambda: self.updated_in_step)
+            self.parallel.sync_buffers()
+        with self.phase("other"):
+            rates = self.learning_rates() if log_due else {}  # of this step, before the schedules advance
+            self.step += 1
+            end_of_epoch = self.step % self.steps_per_epoch == 0
+            for schedule in self.schedules():
+                schedule.after_step(end_of_epoch)
+            for callback in self.callbacks:
+                if hasattr(callback, "after_step"):
+                    callback.after_step(self)
+            if self._untrained is not None:
+                self._untrained.after_step(end_of_epoch)
+            self.reporter.step(self._step_size)
+            self.compiler.report(f"step {self.step}")
+        return rates
+
+    def collect(self) -> dict[str, float]:
+        """The means since the last log point. Waits for the device, as nothing else between two log points does."""
+        self.finite.now()
+        self.skipped_updates.check(at_end=self.step == self.max_steps)
+        sums = self.window.read()
+        self.clock.waited()
+        self.window.clear()
+        self.epoch_sums.merge(sums)
+        return means(sums)
+
+    def learning_rates(self) -> dict[str, float]:
+        optimizers = by_name(self.optimizer).items()
+        return {f"lr_{name}" if name else "lr": float(o.param_groups[0]["lr"]) for name, o in optimizers}
+
+    def optimizers(self) -> list[Optimizer]:
+        return list(by_name(self.optimizer).values())
+
+    def schedules(self) -> list[Schedule]:
+        return list(by_name(self.lr_scheduler).values())
+
+    def complete_step(self) -> None:
+        """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
+        end_of_epoch = self.step % self.steps_per_epoch == 0
+        if not end_of_epoch and not self.validation_due:
+            self.last_completed_step = self.step
+            return
+        values: dict[str, float] = {}
+        if self.validation_due:
+            valid = self.evaluate(self.valid_data_loader, "validation")
+            if valid is None:
+                return
+            self.reporter.values("valid", self.step, valid)
+            values = {f"val_{name}": value for name, value in valid.items()}
+        if end_of_epoch:
+            values = means(self.epoch_sums.read()) | values
+            self.epoch_sums.clear()
+        self.values = values or self.values
+        watched = self._watched(values, end_of_epoch)
+        best = watched is not None and self.monitor.update(watched, self.step)
+        if self.saving is not None:
+            self.saving.best_due = best
+        for schedule in self.schedules():
+            schedule.after_validation(watched)
+        if values:
+            self.reporter.summary(self.step, values, end_of_epoch, best)
+        if end_of_epoch:
+            for callback in self.callbacks:
+                if hasattr(callback, "after_epoch"):
+                    callback.after_epoch(self, values)
+        self.last_completed_step = self.step
+        self.reporter.start_epoch(self.step)
+
+    def _watched(self, values: Mapping[str, float], end_of_epoch: bool) -> float | None:
+        """The value that `monitor` names, where this step yields it."""
+        if self.monitor.mode == "off":
+            return None
+        name = self.monitor.key
+        if name in values:
+            return values[name]
+        validated = any(key.startswith("val_") for key in values)
+        if validated if name.startswith("val_") else end_of_epoch:
+            raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
+        return None
+
+    def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
+        """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
+        with self.clock.phase("validation"):
+            values = Evaluation(self, loader, label).run()
+        self.compiler.report(f"the {label} after step {self.step}")
+        return values
+
+    def train_mode(self) -> None:
+        """Put the model into train mode, frozen parts excepted (train_mode.py)."""
+        self._mode.train()
+
+    @contextlib.contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """Within this, the model is in eval mode and computes no gradients."""
+        with self._mode.eval(), self.parallel.no_grad():
+            yield
+
+    def save_if_due(self) -> None:
+        if self.saving is None:
+            return
+        self.saving.report_failure()
+        if self.saving.due(ending=self.interrupted or self.finished):
+            with self.clock.phase("checkpoints"):
+                self.saving.save()
+
+    def _end(self) -> None:
+        """The last checkpoint is on the disk, or this raises Stopped."""
+        self._stop_votes.close()  # no rank may leave in the middle of it
+        if self.saving is not None:
+            with self.clock.phase("checkpoints"):
+                self.saving.finish()
+        log.info(self.clock)
+        if not self.finished:
+            text = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: "
+            text += f"python train.py -r {self.run}"
+            log.info(text)
+            if self.world_size > 1:
+                log.info(f"each process ends with {self.signal.exit_code}, which torchrun turns into 1")
+            raise Interrupted(text if not log.handlers else "", self.signal.exit_code)
+        why = self._why_stopped()
+        log.info(f"finished at step {self.step}" + (f": {why}" if why else ""))
+        if self.monitor.best is not None:
+            log.info(f"best {self.monitor.name} {self.monitor.best:.6g} at step {self.monitor.best_step}")
+        if self.run is not None:
+            log.info(f"saved in {self.run}")
+
+    # -- when ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing left to do?"""
+        all_done = self.step >= self.max_steps or bool(self._why_stopped())
+        return self.last_completed_step == self.step and all_done
+
+    @property
+    def why_finished(self) -> str:
+        return self._why_stopped() or "all its steps are done; to continue, raise trainer.epochs or trainer.max_steps"
+
+    def _why_stopped(self) -> str | None:
+        if self.monitor.stop:
+            return f"{self.monitor.name} has not improved in {self.monitor.bad_count} validations"
+        return self.stop_reason
+
+    @property
+    def validation_due(self) -> bool:
+        if self.valid_data_loader is None:
+            return False
+        if self.options.valid_steps:
+            return self.step % self.options.valid_steps == 0 or self.step == self.max_steps
+        return self.every(self.options.valid_period)
+
+    def log_due(self, step: int) -> bool:
+        return step % self.options.log_steps == 0 or step % self.steps_per_epoch == 0 or step == self.max_steps
+
+    def every(self, epochs: int) -> bool:
+        """Does a period of so many epochs, or the run, end with this step?"""
+        epoch, offset = divmod(self.step, self.steps_per_epoch)
+        return (offset == 0 and epoch % epochs == 0) or self.step == self.max_steps
+
+    # -- start --------------------------------------------------------------------------------------------------------
+
+    def open(self, saved: Mapping[str, Any] | None) -> None:
+        """Start writing into the run's folder, whose logs continue those of the checkpoint (or of none)."""
+        assert self.run is not None
+        self.saving = Saving(self, self.run)
+        if self.rank == 0:
+            if self.world_size > 1:
+                before_ending.append(self._discard)
+            self.reporter.open(self.run.folder, *((saved["logs"], saved["unwritten"]) if saved else ({}, {})))
+
+    def _discard(self, exit_code: int = UsageError.exit_code) -> None:
+        """Leave no folder behind if the run failed before its first step was done; one that explains itself stays."""
+        if self.step == 0 and self.run is not None and exit_code != Stopped.exit_code:
+            self.reporter.close()
+            self.run.discard()

@@ -1,0 +1,117 @@
+"""The criterion as the training step calls it: what its mean is over, and what its first batch shows to be wrong."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from logger.console import log
+from trainer.engine.outputs import call_with_outputs, main_output
+from utils.errors import UsageError
+from utils.tensors import count_labels
+
+# What a loss is the mean over: a number, None for samples, or "sum" where it is no mean but a sum over samples
+Weight = float | Tensor | Literal["sum"] | None
+
+
+class Loss:
+    """Calls the criterion of the config; its attributes are those of the criterion.
+
+    A loss states what it is the mean over by `weight_of(targets)`, a function or method that returns a number or a
+    tensor []. torch's own cross-entropy and NLL losses, and reduction="sum", are known here. For all others, samples
+    are counted. Raises UsageError at the first batch where outputs and targets do not fit.
+    """
+
+    def __init__(self, criterion: Any, device: torch.device, num_classes: int | None = None) -> None:
+        """num_classes: of the data, where it is known."""
+        self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
+        self._weight_of = _weight_of(criterion)
+        self._num_classes = num_classes
+        self._first = True
+        self._of_torch = type(criterion).__module__ == "torch.nn.modules.loss"
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        if self._first:
+            self._first = False
+            return self._first_call(outputs, targets)
+        if isinstance(outputs, Tensor):
+            return self.criterion(outputs, targets)
+        return self._of_several(outputs, targets)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["criterion"], name)
+
+    def weight(self, targets: Any) -> Weight:
+        return None if self._weight_of is None else self._weight_of(targets)
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        if isinstance(self.criterion, nn.Module):
+            yield from self.criterion.named_parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.criterion.state_dict() if hasattr(self.criterion, "state_dict") else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if hasattr(self.criterion, "load_state_dict"):
+            self.criterion.load_state_dict(state)
+
+    def _of_several(self, outputs: Any, targets: Any) -> Any:
+        """Of a model that returns more than one tensor."""
+        if self._of_torch:
+            return self.criterion(main_output(outputs), targets)
+        return call_with_outputs(self.criterion, outputs, targets)
+
+    def _first_call(self, outputs: Any, targets: Any) -> Any:
+        if isinstance(targets, Tensor) and isinstance(output := main_output(outputs), Tensor):
+            self._check_classes(output, targets)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Using a target size", UserWarning)
+            try:
+                return self._of_several(outputs, targets)
+            except UserWarning:
+                raise UsageError(
+                    f"loss: the model's outputs are {list(main_output(outputs).shape)}, the targets "
+                    f"{list(targets.shape)}, which would be broadcast against each other; give both one shape, such as "
+                    f"outputs.squeeze(1) at the end of the model"
+                ) from None
+
+    def _check_classes(self, outputs: Tensor, targets: Tensor) -> None:
+        """Class labels [B, ...] against outputs [B, classes, ...]: before torch fails, on a GPU without saying why."""
+        labels = targets.dtype == torch.long and targets.dim() == outputs.dim() - 1 and targets.numel()
+        if not labels or self._weight_of is None or targets.is_meta:  # only of losses that take class labels
+            return
+        classes, largest = outputs.shape[1], int(targets.max())
+        if largest >= classes:
+            raise UsageError(
+                f"loss: the model has {classes} outputs, but the data has a label of {largest}: at least {largest + 1} "
+                f"classes; set arch.args.num_classes={max(largest + 1, self._num_classes or 0)}, or check the labels"
+            )
+        if self._num_classes is not None and classes != self._num_classes:
+            log.warning(
+                f"the model has {classes} outputs, the data {self._num_classes} classes; arch.args.num_classes="
+                f"{self._num_classes} makes them equal"
+            )
+
+
+def _weight_of(criterion: Any) -> Callable[[Any], Weight] | None:
+    loss = criterion.func if isinstance(criterion, functools.partial) else criterion
+    if (own := getattr(loss, "weight_of", None)) is not None:
+        return own
+    if getattr(loss, "reduction", "mean") == "sum":
+        return lambda targets: "sum"
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.reduction == "mean":
+        return functools.partial(_labels, loss)
+    return None
+
+
+def _labels(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Any) -> Weight:
+    """The sum of the class weights of all labels that are not ignored, as torch's documentation has it."""
+    if not isinstance(targets, Tensor):
+        return None
+    if targets.is_floating_point() or loss.weight is None:
+        return count_labels(targets, loss.ignore_index)
+    kept = targets != loss.ignore_index  # not used as an index, for which the host would wait
+    return (loss.weight.detach()[torch.where(kept, targets, 0)] * kept).sum()

@@ -1,0 +1,238 @@
+"""Metrics as sums and counts: exact over steps, ranks and restarts, and brought to the host only when they are read."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.engine.outputs import call_with_outputs
+from utils.errors import UsageError
+from utils.process import group
+from utils.tensors import to_device
+
+MAX_CLASSES = 100  # of a metric that is a function and returns a value per class: more are rather pixels or tokens
+FOLD = 64  # values kept on the device before they are added up
+Number = float | Tensor
+
+
+class Sums:
+    """Weighted sums of named values. `add` only keeps a reference; nothing waits for the device until `read`."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, list[tuple[Tensor, Number]]] = {}
+        self._totals: dict[str, tuple[Any, Any]] = {}  # name -> (sum, weight): on the device until they are read
+
+    def add(self, name: str, value: Number, size: int, weight: Number | None = None) -> None:
+        """Add a value per sample [size], or one number that is a mean over `weight` (by default, the samples)."""
+        if not isinstance(value, Tensor):
+            value = torch.as_tensor(value, dtype=torch.float64)
+        if value.dim() and value.numel() == 1 and value.shape != (size,):
+            value = value.reshape(())
+        if value.dim() > 1 or (value.dim() == 1 and len(value) != size):
+            raise ValueError(
+                f"{name}: got a value of shape {list(value.shape)} for {size} samples; return one number per sample "
+                f"[{size}], or one for the batch []"
+            )
+        pending = self._pending.setdefault(name, [])
+        counts = weight is None or value.dim()
+        pending.append((value.detach() if value.requires_grad else value, size if counts else weight))  # type: ignore[arg-type]
+        if len(pending) >= FOLD:
+            self._fold(name)
+
+    def read(self) -> dict[str, tuple[float, float]]:
+        """(sum, weight) of each name on this rank. Waits for the device."""
+        for name in list(self._pending):
+            self._fold(name)
+        self._totals = {name: (float(total), _plain(count)) for name, (total, count) in self._totals.items()}
+        return dict(self._totals)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each name over all ranks. Waits for the device and the other ranks."""
+        return means(self.read())
+
+    def clear(self) -> None:
+        self._pending.clear()
+        self._totals.clear()
+
+    def merge(self, other: Mapping[str, tuple[float, float]]) -> None:
+        for name, (total, count) in other.items():
+            mine = self._totals.get(name, (0.0, 0))
+            self._totals[name] = (mine[0] + total, mine[1] + count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Summed over all ranks, so that any number of them can continue."""
+        return {name: list(total) for name, total in over_ranks(self.read()).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.clear()
+        if group.is_main():
+            self._totals = {name: (total, count) for name, (total, count) in state.items()}
+
+    def _fold(self, name: str) -> None:
+        """Add up what is pending, on the device."""
+        pending = self._pending.pop(name)
+        device = pending[0][0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        per_sample = [v for v, _ in pending if v.dim()]
+        of_batch = [(v, weight) for v, weight in pending if not v.dim()]
+        total, count = self._totals.get(name, (0.0, 0))
+        if per_sample:
+            total = total + torch.cat(per_sample).to(dtype).sum()
+        if of_batch:
+            weights = _stacked([weight for _, weight in of_batch], dtype, device)
+            products = torch.stack([v for v, _ in of_batch]).to(dtype) * weights
+            total = total + products.masked_fill_(weights == 0, 0).sum()  # a mean over nothing is NaN
+        self._totals[name] = total, count + sum(weight for _, weight in pending)
+
+
+def _stacked(weights: Sequence[Number], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if any(isinstance(weight, Tensor) for weight in weights):
+        return torch.stack([torch.as_tensor(weight, device=device).to(dtype) for weight in weights])
+    return to_device(torch.tensor(weights, dtype=dtype), device)
+
+
+def _plain(count: Number) -> float:
+    return count if isinstance(count, (int, float)) else count.item()
+
+
+def means(sums: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Sums over all ranks, divided by the weights; rounded to 8 digits, below which the order of summation shows."""
+    return {name: float(f"{total / count:.8g}") for name, (total, count) in over_ranks(sums).items() if count}
+
+
+def over_ranks(sums: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Added up over all ranks."""
+    whole = Sums()
+    for of_rank in group.gather(dict(sums)):  # not a reduction: a rank without samples has no names
+        whole.merge(of_rank)
+    return whole.read()
+
+
+def is_object(metric: Any) -> bool:
+    """Does it keep its own state (torchmetrics), or is it a function?"""
+    return hasattr(metric, "update") and hasattr(metric, "compute")
+
+
+def by_element(name: str, value: Any) -> dict[str, Tensor]:
+    """A result as tensors: entries of mappings and sequences, also nested, as NAME_key and NAME_0. NumPy works too."""
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Tensor, Mapping, list, tuple)) for v in value):
+        entries = list(enumerate(value))
+    else:
+        return {name: value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)}
+    return {key: v for part, inner in entries for key, v in by_element(f"{name}_{part}", inner).items()}
+
+
+def _call(function: Callable[..., Any], outputs: Any, targets: Any) -> Any:
+    """A metric gets float32 and is computed in it, whatever the precision of the model."""
+
+    def in_float32(outputs: Any, targets: Any) -> Any:
+        low = isinstance(outputs, Tensor) and outputs.dtype in (torch.bfloat16, torch.float16)
+        return function(outputs.float() if low else outputs, targets)
+
+    return call_with_outputs(in_float32, outputs, targets)
+
+
+class Metrics:
+    """The metrics of the config. Calling it gives their values for one batch; those that are objects see each batch of
+    an evaluation, and give their values at its end. They get outputs in float32, whatever the precision of the model.
+
+    A vector or a mapping has a value per element: NAME_0, NAME_key. Raises UsageError for an object whose state is not
+    combined over ranks.
+    """
+
+    def __init__(self, metrics: Sequence[Any], device: torch.device, names: Sequence[str]) -> None:
+        """names: those in the log."""
+        moved = [(name, m.to(device) if hasattr(m, "to") else m) for name, m in zip(names, metrics, strict=True)]
+        self.functions = {name: m for name, m in moved if not is_object(m)}
+        self.objects = {name: m for name, m in moved if is_object(m)}
+        self._device = device
+        self._evaluating = False
+        self._usual: set[str] = set()  # functions that return a value per sample, or a mean
+        self._classes: dict[str, int] = {}  # of the functions that return a vector; 0: it has a value per sample
+        for name, metric in self.objects.items():
+            if group.world_size() > 1 and not hasattr(metric, "sync"):
+                raise UsageError(
+                    f"metrics: {name} keeps a state that is not combined over processes; derive it from "
+                    f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
+                )
+
+    @torch.no_grad()
+    def __call__(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
+        """The values of the functions: per sample [B], or the mean over the batch []."""
+        values: dict[str, Tensor] = {}
+        with self._no_autocast():
+            plain = type(outputs) is Tensor and outputs.dtype == torch.float32
+            for name, function in self.functions.items():
+                value = function(outputs, targets) if plain else _call(function, outputs, targets)
+                if plain and type(value) is Tensor and value.shape in ((), outputs.shape[:1]) and name in self._usual:
+                    values[name] = value  # as mostly; the rest takes ten times as long
+                    continue
+                found = by_element(name, value)
+                for key, element in found.items():
+                    values |= self._by_class(key, element, targets)
+                if values.keys() >= found.keys():
+                    self._usual.add(name)
+            if self._evaluating:
+                for metric in self.objects.values():
+                    _call(metric.update, outputs, targets)
+        return values
+
+    def _no_autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._device.type != "meta" and torch.is_autocast_enabled(self._device.type):
+            return torch.autocast(self._device.type, enabled=False)
+        return contextlib.nullcontext()
+
+    def _by_class(self, name: str, value: Tensor, targets: Any) -> dict[str, Tensor]:
+        """A value per class, [C], or per class of each sample, [B, C], as one for each class; others as they are."""
+        size = len(targets) if hasattr(targets, "__len__") else None
+        if value.dim() == 2 and len(value) == size and value.shape[1] <= MAX_CLASSES:
+            return {f"{name}_{i}": value[:, i] for i in range(value.shape[1])}
+        if value.dim() == 1 and size is not None and len(value) > 1:  # per class, unless the first had one per sample
+            classes = self._classes.setdefault(name, 0 if len(value) == size else len(value))
+            if classes == len(value) <= MAX_CLASSES:
+                return {f"{name}_{i}": value[i] for i in range(classes)}
+        return {name: value}
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within this, objects see each batch."""
+        for metric in self.objects.values():
+            metric.reset()
+        with self._set(True):
+            yield
+
+    def paused(self) -> contextlib.AbstractContextManager[None]:
+        """Within this, objects see no batch."""
+        return self._set(False)
+
+    @contextlib.contextmanager
+    def _set(self, evaluating: bool) -> Iterator[None]:
+        before, self._evaluating = self._evaluating, evaluating
+        try:
+            yield
+        finally:
+            self._evaluating = before
+
+    def compute(self) -> dict[str, float]:
+        """The values of the objects."""
+        values: dict[str, float] = {}
+        for name, metric in self.objects.items():
+            for key, value in by_element(name, metric.compute()).items():
+                flat = value.flatten().tolist()
+                values |= {key: flat[0]} if len(flat) == 1 else {f"{key}_{i}": v for i, v in enumerate(flat)}
+        return {name: float(value) for name, value in values.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: m.state_dict() for name, m in self.objects.items() if hasattr(m, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any] | Sequence[Any]) -> None:
+        """state: by name; in checkpoints of format 1, a list with None for each function."""
+        if not isinstance(state, Mapping):
+            state = dict(zip(self.objects, [s for s in state if s is not None], strict=False))
+        for name, metric in self.objects.items():
+            if name in state and hasattr(metric, "load_state_dict"):
+                metric.load_state_dict(state[name])

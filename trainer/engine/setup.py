@@ -1,0 +1,129 @@
+"""What train.py and test.py prepare before and between the parts: processes, device, loaders, model, a summary."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from logger import console
+from logger.console import log
+from trainer.checkpoint import files, init_from
+from trainer.engine import backends, compilation
+from trainer.parallel import strategy
+from utils.errors import UsageError
+from utils.process import group, launch
+from utils.run_folder import Run
+from utils.seed import mix, seed_all
+from utils.tensors import count_parameters, each_tensor
+
+LAZY_KEY = -4
+INIT_KEY = -1  # what initializes the weights is drawn apart from what steps draw
+
+
+@contextmanager
+def processes(verbosity: int = 2, timeout: float = 600) -> Iterator[None]:
+    """Join the other processes of the run, where a launcher started several, and start the console."""
+    main = not launch.joined() or os.environ["RANK"] == "0"
+    # The console first: it has to show why joining failed
+    with console.started(verbosity, main), group.process_group(timeout, log.error), backends.restored():
+        yield
+
+
+def device(config: Any, devices: str | None) -> torch.device:
+    """The device of this process; warns where it is not what was asked for."""
+    chosen, warning = launch.device(config.run.n_gpu, devices)
+    if warning:
+        log.warning(warning)
+    backends.choose(config.run.trainer, chosen)
+    compilation.check(config.run.trainer.compile, chosen)
+    return chosen
+
+
+def loaders(config: Any, device: torch.device, data_loader: Any, valid_data_loader: Any = None) -> None:
+    """Hand the loaders what the run decides: seed, device, ranks, micro-batches."""
+    options = config.run.trainer
+    common = {
+        "seed": config.run.seed,
+        "rank": group.rank(),
+        "world_size": group.world_size(),
+        "limit": options.limit_batches,
+        "skip_bad_samples": options.skip_bad_samples,
+        "device": device,
+    }
+    data_loader.configure(**common, accumulate=strategy(options).accumulate(options))
+    data_loader.check_shards()
+    if data_loader.num_workers and getattr(data_loader.dataset, "in_memory", False):
+        log.info(
+            f"data_loader.args.num_workers is {data_loader.num_workers}, but the data is in memory: sending a batch "
+            f"from a worker takes longer than making it. 0 is faster, unless the augmentation is expensive"
+        )
+    if valid_data_loader is not None:
+        valid_data_loader.configure(**common)
+
+
+def model(config: Any, device: torch.device, data_loader: Any, run: Run | None = None) -> nn.Module:
+    """The model on its device. Its weights are a function of the seed, or come from `init_from`.
+
+    Lazy layers get their shapes from the first batch of the loader.
+    Where the run has a checkpoint, `init_from` is not read: that file may have been deleted.
+    """
+    options, several = config.run.trainer, config.run.optimizer
+    seed_all(mix(config.run.seed, INIT_KEY))
+    built = config.build("arch")
+    if any(is_lazy(p) for p in built.parameters()):
+        _initialize_lazy(built, data_loader)
+    if _channels_last(options, built, device):
+        built = built.to(memory_format=torch.channels_last)
+    begun = run is not None and run.exists and files.checkpoints(run.checkpoints)
+    if config.run.init_from is not None and not begun:
+        for line in init_from.load(built, Path(config.run.init_from)):
+            log.info(line)
+    roots = list(several) if isinstance(several, dict) else []
+    return strategy(options).prepare(built, options, roots, device).to(device)
+
+
+def _initialize_lazy(model: nn.Module, data_loader: Any) -> None:
+    """Let lazy layers see one batch. Its values do not matter, so that the weights still follow from the seed alone."""
+    stream = data_loader.iter_steps(0)
+    batch = next(stream).data
+    stream.close()
+    inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+    seed_all(LAZY_KEY)  # reading the batch has drawn
+    try:
+        with torch.no_grad():
+            model.cpu()(each_tensor(Tensor.cpu, inputs))
+    except Exception as e:
+        raise UsageError(
+            f"arch: {type(model).__name__} has lazy layers, and calling it with the first batch did not find their "
+            f"shapes: {type(e).__name__}: {e}. Give the layers their sizes"
+        ) from e
+
+
+def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool:
+    """As `trainer.channels_last` says, else where convolutions are faster so: on the CPU, and in 16 bits on a GPU."""
+    if not strategy(options).channels_last:
+        return False
+    if options.channels_last is not None:
+        return bool(options.channels_last)
+    faster = device.type == "cpu" or (device.type == "cuda" and options.precision != "fp32")
+    return faster and any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def summary(model: nn.Module) -> str:
+    """Parameters of the model and of each of its children."""
+    rows = [(name, _class(child), count_parameters(child)) for name, child in model.named_children()]
+    rows.append((_class(model), "", count_parameters(model)))
+    wide = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
+    lines = [f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {n:>12,}" for name, kind, n in rows[:-1]]
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = "" if trainable == rows[-1][2] else f", {trainable:,} of them trained"
+    return "\n".join([f"{_class(model)}: {rows[-1][2]:,} parameters{frozen}", *lines])
+
+
+def _class(module: nn.Module) -> str:
+    return type(module).__name__.removeprefix("FSDP")  # sharding puts it before the name

@@ -1,0 +1,133 @@
+"""Collectives over many tensors at once, and what a model holds besides its weights: buffers, batch norm statistics."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from utils.process.group import sum_over_ranks, world_size
+
+
+@torch.no_grad()
+def broadcast_model(model: nn.Module) -> None:
+    """Rank 0's weights and buffers on all ranks: a model may draw them from elsewhere than the seed."""
+    broadcast_tensors([t.detach() for t in (*model.parameters(), *model.buffers())])
+
+
+def average_tensors(tensors: Sequence[Tensor]) -> None:
+    """The mean over the ranks, in place; one collective per dtype and device."""
+    for flat, same in _packed(tensors):
+        dist.all_reduce(flat.div_(world_size()))
+        unpack(flat, same)
+
+
+def broadcast_tensors(tensors: Sequence[Tensor]) -> None:
+    """Rank 0's values, in place."""
+    for flat, same in _packed(tensors) if world_size() > 1 else ():
+        dist.broadcast(flat.view(torch.uint8), src=0)  # as bytes: gloo does not support all dtypes
+        unpack(flat, same)
+
+
+def _packed(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """For each dtype and device: one flat tensor, and the tensors in it."""
+    kinds = [(t.dtype, t.device) for t in tensors]
+    for kind in dict.fromkeys(kinds):
+        same = [t for t, k in zip(tensors, kinds, strict=True) if k == kind]
+        yield torch.cat([t.flatten() for t in same]), same
+
+
+def clip_sparse(gradients: Sequence[Tensor], limit: float | None) -> float:
+    """Scale gradients of which some are sparse down to the norm `limit`; their norm before."""
+    values = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+    norm = torch.stack([v.norm() for v in values]).norm().item()
+    if limit is not None and norm > limit:
+        for gradient in gradients:
+            gradient.mul_(limit / (norm + 1e-6))
+    return norm
+
+
+def unpack(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy the parts of a flat tensor into these tensors."""
+    parts = flat.split([t.numel() for t in tensors])
+    torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
+
+
+def running_statistics(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The running statistics of batch norm, and the numbers of batches in them."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    return statistics, [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
+
+
+class Buffers:
+    """Keeps all saved buffers the same on all ranks.
+
+    Running statistics of batch norm are averaged, so that all samples count. Of other buffers, rank 0's are used.
+    """
+
+    def __init__(self, model: nn.Module, done: Sequence[Tensor]) -> None:
+        """done: statistics that already travel with the gradients."""
+        statistics, counts = running_statistics(model)
+        self.averaged = [] if done else statistics
+        known = {id(t) for t in statistics + counts}  # each rank counts its batches alike
+        saved = [t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor) and id(t) not in known]
+        self.others = [t for t in saved if not isinstance(t, nn.Parameter)]
+
+    @torch.no_grad()
+    def sync(self) -> None:
+        average_tensors(self.averaged)
+        broadcast_tensors(self.others)
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm over the samples of all ranks. On GPUs torch has its own; this one is for the CPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() >= 2
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        dims, shape = [0, *range(2, input.dim())], [1, -1] + [1] * (input.dim() - 2)
+        count = sum_over_ranks([input.numel() / input.shape[1]])[0]
+        mean = _Sum.apply(input.sum(dims)) / count
+        centered = input - mean.view(shape)
+        var = _Sum.apply(centered.square().sum(dims)) / count
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
+            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), share)
+        output = centered * (var.view(shape) + self.eps).rsqrt()
+        return output if self.weight is None else output * self.weight.view(shape) + self.bias.view(shape)
+
+
+class _Sum(torch.autograd.Function):
+    """Over all ranks; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, every batch norm in it over the samples of all ranks."""
+    if world_size() == 1:
+        return model
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.__class__ = SyncBatchNorm
+    return model

@@ -1,0 +1,290 @@
+"""Config text -> one tree of plain values that knows which line set which key: merged files, then KEY=VALUE.
+
+YAML 1.2 scalars, so text means what people expect: `1e-3` is a number, `off` a string. A duplicate key is an error.
+"""
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import UsageError
+
+KeyPath = tuple[str | int, ...]
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000  # after aliases are expanded: a few lines of YAML can expand to a billion values
+TAG = "tag:yaml.org,2002:"
+
+
+class ConfigError(UsageError):
+    """All errors of a config, one line each in `problems`; `notes` are lines that follow them."""
+
+    def __init__(self, problems: list[str], notes: Iterable[str] = ()):
+        super().__init__("\n".join([*problems, *notes]))
+        self.problems = problems
+
+
+class Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict = {}
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes exactly those strings that Loader would read as something else."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+for name, pattern, first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),  # 012 and 1:30 are strings
+    ("float", r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+):
+    for cls in (Loader, Dumper):
+        cls.add_implicit_resolver(TAG + name, re.compile(rf"(?:{pattern})\Z"), first)
+
+SCALARS: dict[str, Callable[[str], Any]] = {
+    TAG + "null": lambda text: None,
+    TAG + "bool": lambda text: text.lower() == "true",
+    TAG + "int": int,
+    TAG + "float": lambda text: float(re.sub(r"\.(?=[in])", "", text.lower())),  # .inf -> inf
+    # JSON writes an emoji as two \uXXXX escapes: join them
+    TAG + "str": lambda text: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
+}
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """The option that `word` most likely means: the same in lower case, one typo away, or else similar."""
+    by_lower, word = {option.lower(): option for option in options}, word.lower()
+    typos = [option for option in by_lower if _one_typo(word, option)]
+    close = [word] if word in by_lower else typos or difflib.get_close_matches(word, by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def _one_typo(a: str, b: str) -> bool:
+    """Whether one letter inserted, deleted or replaced, or two neighbors swapped, turns `a` into `b`."""
+    while a and b and a[0] == b[0]:
+        a, b = a[1:], b[1:]
+    while a and b and a[-1] == b[-1]:
+        a, b = a[:-1], b[:-1]
+    return max(len(a), len(b)) <= 1 or (len(a) == 2 and a == b[::-1])
+
+
+def did_you_mean(name: str | None) -> str:
+    return f" (did you mean '{name}'?)" if name else ""
+
+
+def shown(value: object) -> str:
+    """`value` as it is written in a config, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+class Tree:
+    """Nested plain values (`data`) and the place that set each key path (`where`)."""
+
+    def __init__(self, data: dict, where: dict[KeyPath, str]):
+        self.data, self.where = data, where
+
+    def known(self, path: KeyPath) -> KeyPath:
+        """`path` without what the config does not have: a missing key, pydantic's tags of unions."""
+        found: KeyPath = ()
+        for key in path:
+            found = (*found, key) if (*found, key) in self.where else found
+        return found
+
+    def place(self, path: KeyPath) -> str:
+        """`FILE:LINE: key.path` of the key, or of the closest key that contains it."""
+        return self.where[self.known(path)]
+
+    def merge(self, later: "Tree") -> None:
+        """Merge mappings deeply and replace all else; a new `type` with `args` replaces the earlier args."""
+        self._merge(self.data, later.data, ())
+        self.where.update(later.where)
+
+    def _merge(self, old: dict, new: dict, path: KeyPath) -> None:
+        for key, value in new.items():
+            before, here = old.get(key), (*path, key)
+            if isinstance(before, str) and isinstance(value, dict) and "args" in value:
+                before = old[key] = {"type": before}  # a part by its bare name
+            if isinstance(before, dict) and isinstance(value, dict) and not _other_form(here, before, value):
+                if {"type", "args"} <= value.keys() and before.get("type") != value["type"]:
+                    before.pop("args", None)
+                    self._forget((*here, "args"))
+                self._merge(before, value, here)
+            else:
+                self._forget(here)
+                old[key] = value
+
+    def _forget(self, path: KeyPath) -> None:
+        for inside in [p for p in self.where if p[: len(path)] == path]:
+            del self.where[inside]
+
+    def set(self, override: str) -> None:
+        """Set one `KEY=VALUE`: dots separate nested keys, a number selects a list's entry."""
+        place = f"command line: {override}"
+        key, equals, text = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError([f"{place}: not KEY=VALUE, for example trainer.epochs=3"])
+        keys = key.split(".")
+        path: KeyPath = ()
+        at: Any = self.data
+        for i, word in enumerate(keys):
+            if isinstance(at, list):
+                if not word.isdecimal() or int(word) >= len(at):
+                    entries = f"entries 0 to {len(at) - 1}" if at else "no entries"
+                    raise ConfigError([f"{place}: no entry '{word}'; '{dotted(path)}' is a list with {entries}"])
+                step: str | int = int(word)
+            elif isinstance(at, dict):
+                step = word
+            else:
+                raise ConfigError([f"{place}: '{dotted(path)}' is {shown(at)}, which has no keys"])
+            parent, path = at, (*path, step)
+            if i == len(keys) - 1:
+                break
+            if isinstance(parent, dict) and parent.get(step) is None:
+                parent[step] = {}  # validation reports an unknown key, with the nearest right one
+                self.where[path] = place
+            elif isinstance(parent[step], str) and nearest(keys[i + 1], ("type", "args")):
+                parent[step] = {"type": parent[step]}
+            at = parent[step]
+        value, where = parse(text, lambda line: place, path)
+        self._forget(path)
+        parent[step] = value
+        self.where.update(where)
+
+
+def _other_form(path: KeyPath, old: dict, new: dict) -> bool:
+    """Whether one is a part and the other several by name, so that they cannot be merged."""
+    one = [bool(part.keys() & {"type", "args", "interval"}) for part in (old, new)]
+    return path in (("optimizer",), ("lr_scheduler",)) and one[0] != one[1]
+
+
+class _Values:
+    """Converts YAML nodes to plain values; collects the place of each key and all errors."""
+
+    def __init__(self, at: Callable[[int], str], root: KeyPath):
+        self.at, self.root = at, root
+        self.where: dict[KeyPath, str] = {}
+        self.problems: list[str] = []
+        self.nodes = 0
+
+    def place(self, node: yaml.Node, path: KeyPath) -> str:
+        at = self.at(node.start_mark.line + 1)
+        return at if path == self.root else f"{at}: {dotted(path)}"
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise ConfigError([f"{self.at(1)}: more than {MAX_NODES:,} values after aliases are expanded"])
+        place = self.where.setdefault(path, self.place(node, path))
+        if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode) and node.tag == TAG + "map":
+            return self.mapping(node, path)
+        if node.tag not in SCALARS:
+            self.problems.append(f"{place}: the tag {node.tag.replace(TAG, '!!')} is not accepted; write a plain value")
+            return None
+        try:
+            return SCALARS[node.tag](node.value)
+        except ValueError:  # `!!int x`, or more digits than Python converts
+            self.problems.append(f"{place}: {shown(node.value)} is not a number")
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
+            here = (*path, key)
+            place = self.place(key_node, here)
+            if key_node.tag != TAG + "str":
+                self.problems.append(f"{place}: a key must be a string; put it in quotes")
+            elif key in result:
+                self.problems.append(f"{place}: duplicate key, first given on line {lines[key]}; keep one of the two")
+            else:
+                lines[key] = key_node.start_mark.line + 1
+                self.where[here] = place
+                result[key] = self.value(value_node, here)
+        return result
+
+
+def parse(text: str, at: Callable[[int], str], root: KeyPath = ()) -> tuple[Any, dict[KeyPath, str]]:
+    """The values of a YAML text and the place of each key; `at(line)` names a line in errors."""
+    values = _Values(at, root)
+    try:
+        node = yaml.compose(text, Loader)
+        data = None if node is None else values.value(node, root)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line if e.problem_mark else 0
+        written = text.splitlines()[line : line + 1] or [""]
+        if "\t" in written[0][: len(written[0]) - len(written[0].lstrip())]:
+            raise ConfigError([f"{at(line + 1)}: a tab in the indentation; use spaces"]) from None
+        advice = "check indentation, colons, brackets and quotes in this line and the one above"
+        raise ConfigError([f"{at(line + 1)}: this is not valid YAML ({e.problem}); {advice}"]) from None
+    except yaml.YAMLError as e:  # a character that YAML forbids
+        raise ConfigError([f"{at(1)}: this is not valid YAML ({str(e).splitlines()[0]})"]) from None
+    except RecursionError:
+        raise ConfigError([f"{at(1)}: nested too deeply, or an alias that contains itself"]) from None
+    if values.problems:
+        raise ConfigError(values.problems)
+    return data, values.where | ({root: at(1)} if node is None else {})
+
+
+def read(file: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> Tree:
+    """The tree of a file, merged over the files of its `base:`. `asked`: the place that names the file, if any."""
+    start = f"{asked}: " if asked else ""
+    if file in chain:
+        cycle = " -> ".join(map(str, (*chain[chain.index(file) :], file)))
+        raise ConfigError([f"{start}files include each other: {cycle}; remove one base:"])
+    text = _text(file, start)
+    if file.suffix == ".json":
+        text = text.replace("\t", " ")  # JSON allows tabs between values, YAML does not
+    data, where = parse(text, lambda line: f"{file}:{line}")
+    if not isinstance(data, dict):
+        given = "the file is empty" if data is None else f"got {shown(data)}"
+        raise ConfigError([f"{file}: {given}, expected a mapping with the keys name, arch, data_loader, ..."])
+    where[()] = str(file)
+    tree = Tree(data, where)
+    bases = tree.data.pop("base", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError([f"{where['base',]}: got {shown(bases)}, expected a file or a list of files"])
+    if not bases:
+        return tree
+    merged = Tree({}, {})
+    for base in bases:
+        path = Path(os.path.normpath(file.parent / base))  # relative to the file that names it
+        merged.merge(read(path, where["base",], (*chain, file)))
+    merged.merge(tree)
+    return merged
+
+
+def _text(file: Path, start: str) -> str:
+    try:
+        with open(file, "rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        beside = [str(f) for f in sorted(file.parent.glob("*")) if f.suffix in SUFFIXES and f.stem != "schema"]
+        there = f"{did_you_mean(nearest(str(file), beside))}; configs in that folder: {', '.join(beside) or 'none'}"
+        key = "" if file.suffix in SUFFIXES else "; to set a key of the config, write KEY=VALUE"
+        raise ConfigError([f"{start}{file}: no such file{there}{key}"]) from None
+    except OSError as e:
+        raise ConfigError([f"{start}{file}: cannot read it ({e.strerror}); expected a .yaml or .json file"]) from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError([f"{start}{file}: larger than {MAX_BYTES // 1_000_000} MB; this is not a config"])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ConfigError([f"{start}{file}: not UTF-8 text; to continue from a checkpoint, use -r"]) from None

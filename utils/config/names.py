@@ -1,0 +1,342 @@
+"""The names of parts: where each section of a config looks them up, and what counts as a part of it.
+
+A name is searched in the files at the top of the project's rooms, then in a library. Only the file that has the name is
+imported. What the project only imports, and what a library has, must be recognizably of the
+right kind, so a stranger's config cannot name `os.system`.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_origin
+
+from utils.config.files import did_you_mean, nearest
+from utils.config.rooms import files, loaded, python_files
+from utils.config.signatures import Bound, Signature, bind, positional, signature_of
+from utils.config.values import MODULE, OPEN, Nested, full_name, is_a, wants_factory
+
+LOADER = "data_loader.engine.base_data_loader.BaseDataLoader"
+TRAINER = "trainer.engine.base_trainer.BaseTrainer"
+HOOKS = ("after_step", "during_eval", "after_eval_batch", "after_epoch")
+TARGETS = ("target", "targets", "label", "labels", "y", "y_true")
+
+
+@dataclass(frozen=True)
+class Section:
+    rooms: tuple[str, ...]  # the project's folders, searched first
+    home: str  # the file that is meant for it
+    libraries: tuple[str, ...]  # searched next
+    expected: str  # in errors: what a part of this section is
+    base: str | None = None  # full name of the class that its classes derive from, or
+    methods: tuple[str, ...] = ()  # the methods that its classes have, all of them
+    hooks: tuple[str, ...] = ()  # the methods that its classes have, at least one of them
+    first: str | None = None  # the parameter that the code gives first
+    called: bool = False  # a function is not called to build the part: it is the part, called with (output, target)
+    filled: tuple[str, ...] = ()  # parameters that the code gives if the config does not
+    any_class: bool = False  # does each class that the project defines there count?
+
+
+SECTIONS = {
+    "arch": Section(
+        ("model",), "model/model.py", ("torchvision.models",),
+        "a class derived from torch.nn.Module, or a function that builds one", MODULE,
+    ),
+    "data_loader": Section(
+        ("data_loader",), "data_loader/data_loaders.py", (),
+        "a class derived from BaseDataLoader, or a function that builds one", LOADER,
+    ),
+    "optimizer": Section(
+        ("trainer",), "trainer/optim.py", ("torch.optim",),
+        "a class derived from torch.optim.Optimizer, or a function of (params, ...) that builds one",
+        "torch.optim.optimizer.Optimizer", first="params",
+    ),
+    "loss": Section(
+        ("model",), "model/loss.py", ("torch.nn",),
+        "a function of (output, target), or a class derived from torch.nn.Module whose forward takes them",
+        MODULE, called=True,
+    ),
+    "metrics": Section(
+        ("model",), "model/metric.py", ("torchmetrics",),
+        "a function of (output, target), or a class with update, compute and reset",
+        methods=("update", "compute", "reset"), called=True,
+    ),
+    "lr_scheduler": Section(
+        ("trainer",), "trainer/optim.py", ("torch.optim.lr_scheduler",),
+        "a class derived from LRScheduler, or a function of (optimizer, ...) that builds one",
+        "torch.optim.lr_scheduler.LRScheduler", first="optimizer", filled=("total_steps", "T_max"),
+    ),
+    "callbacks": Section(
+        ("trainer/callbacks", "trainer"), "trainer/callbacks/", (),
+        f"a class with {', '.join(HOOKS[:-1])} or {HOOKS[-1]}", hooks=HOOKS,
+    ),
+    "trainer": Section(
+        ("trainer",), "trainer/trainer.py", (),
+        "a class derived from BaseTrainer", TRAINER,
+    ),
+}  # fmt: skip
+IN_ARGUMENTS = {  # the same of parts in the arguments of these; of optimizers and schedules, they are of the same kind
+    f"{section} argument": replace(
+        SECTIONS[section], libraries=(*libraries, "torch.nn"), base=MODULE, methods=(), hooks=(), any_class=True,
+        expected=f"a class of {SECTIONS[section].rooms[0]}/, or one derived from torch.nn.Module",
+    )
+    for section, libraries in {
+        "arch": ("torchvision.models",), "data_loader": ("torchvision.transforms.v2",), "loss": (),
+        "metrics": ("torchmetrics",), "callbacks": (), "trainer": (),
+    }.items()
+}  # fmt: skip
+KINDS = SECTIONS | IN_ARGUMENTS
+FACTS_OF_DATASETS = ("num_classes", "class_names")  # stated for each data set that has `classes`
+FROM_FACTS = ("arch", "loss", "metrics")  # sections whose missing arguments the facts of the data fill
+
+
+# -- what counts as a part --------------------------------------------------------------------------------------------
+
+
+def _bases(cls: type) -> list[str]:
+    """The full names of a class and its bases: to know its kind without an import."""
+    return [full_name(c) for c in cls.__mro__]
+
+
+def _fits(section: str, thing: Any) -> bool:
+    """Whether `thing` is a class derived from the right one, or an object of the right kind."""
+    at, cls = KINDS[section], thing if inspect.isclass(thing) else type(thing)
+    if at.base:
+        return at.base in (_bases(cls)[1:] if inspect.isclass(thing) else _bases(cls))
+    if at.methods:
+        return all(hasattr(cls, method) for method in at.methods)
+    return any(hasattr(cls, hook) for hook in at.hooks)
+
+
+def builds(section: str, thing: Any) -> bool:
+    """Whether calling `thing` builds the part, or `thing` is the part."""
+    return not KINDS[section].called or inspect.isclass(_innermost(thing))
+
+
+def inside(section: str) -> str:
+    """The kind of the parts in the arguments of this one."""
+    nested = f"{section} argument"
+    return nested if nested in KINDS else section
+
+
+def may_be(thing: Any, wanted: Any) -> bool:
+    """Whether what `thing` builds can be an object of the class `wanted`, as far as one can know before."""
+    cls = get_origin(wanted) or wanted
+    if cls in OPEN or not inspect.isclass(cls) or not inspect.isclass(thing) or wants_factory(wanted):
+        return True
+    try:
+        return issubclass(thing, cls)
+    except TypeError:  # a Protocol
+        return True
+
+
+def name_of(thing: Any) -> str:
+    return getattr(_innermost(thing), "__name__", type(thing).__name__)
+
+
+def is_yours(file: str) -> bool:
+    """Whether it is a file at the top of a room."""
+    rooms = {room for at in SECTIONS.values() for room in at.rooms}
+    return Path(file) in [path for room in rooms for path in python_files(room)]
+
+
+def _innermost(thing: Any) -> Any:
+    while isinstance(thing, functools.partial):
+        thing = thing.func
+    return thing
+
+
+def recognizable(section: str, thing: Any) -> bool:
+    """Whether `thing`, which the project has imported, is evidently a part of this section."""
+    at = KINDS[section]
+    if inspect.isclass(thing):
+        return _fits(section, thing) and not (section == "loss" and _too_few(thing))
+    if not inspect.isfunction(thing):
+        return False
+    if at.called or at.first:
+        names = list(inspect.signature(thing).parameters)
+        return names[1:2] != [] and names[1] in TARGETS if at.called else names[:1] == [at.first]
+    returned = signature_of(thing).returns
+    return is_a(returned, str(at.base))
+
+
+def _too_few(thing: Any) -> bool:
+    """Whether a call does not accept two positional arguments (output, target); of a class: a call of its instances."""
+    if inspect.isclass(thing):
+        return positional(getattr(thing, "forward", None) or thing.__call__) < 3  # with self
+    return positional(thing) < 2
+
+
+def unfit(section: str, thing: Any) -> str | None:
+    """Why `thing`, which the project defines, is no part of this section; None if it is one."""
+    at, target = KINDS[section], _innermost(thing)
+    if inspect.isclass(target) and at.any_class:
+        return None
+    if inspect.isclass(target):
+        calls = at.called and any("__call__" in vars(c) for c in target.__mro__)
+        if not _fits(section, target) and not calls:
+            return "it is another kind of class"
+        return "its forward takes other arguments" if section == "loss" and _too_few(target) else None
+    if at.called and not callable(thing):
+        return None if at.methods and _fits(section, thing) else f"it is {_kind(thing)}"
+    if not callable(thing) or (not at.called and at.base == MODULE and _fits(section, thing)):
+        return f"it is {_kind(thing)}"  # a model that is built already is callable, but not to build one
+    if at.called and not (at.methods and _fits(section, thing)) and _too_few(thing):
+        return f"it takes {inspect.signature(thing)}"
+    return "it takes no arguments" if at.first and positional(thing) < 1 else None
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"an object of type {type(value).__name__}"
+
+
+def misbuilt(section: str, part: Any) -> str | None:
+    """What is wrong with what a class or function has built; None if nothing is."""
+    if _fits(section, part) or (KINDS[section].called and callable(part)):
+        return None
+    return f"it built {_kind(part)}"
+
+
+# -- the search -------------------------------------------------------------------------------------------------------
+
+
+def find(section: str, name: str) -> Any:
+    """The class, function or callable of that name. LookupError: there is none; says why and what there is."""
+    why = ""
+    if not name.startswith("_"):
+        own, why = _own(section, name)
+        if own is not None:
+            return own
+    library = _library(section)
+    if name in library:
+        return library[name]
+    at = KINDS[section]
+    offered = own_names(section, strict=False)
+    rooms = " and ".join(f"{room}/" for room in at.rooms)
+    there = f"{rooms} {'have' if at.rooms[1:] else 'has'} {', '.join(offered) or 'none'}"
+    if at.libraries:
+        libraries = " and ".join(at.libraries)
+        has = "have" if at.libraries[1:] else "has"
+        there += f"; {libraries} {f'{has} {len(library)} more' if library else 'is not installed'}"
+    if "." in name:
+        why = f"; to use one of another library, import it in {at.home} and give its name without dots"
+    raise LookupError(f"unknown name '{name}'{did_you_mean(nearest(name, [*library, *offered]))}{why}; {there}")
+
+
+def _own(section: str, name: str) -> tuple[Any, str]:
+    """What the project calls `name`; or None, and why if there is something of that name."""
+    at = KINDS[section]
+    own = list(files(at.rooms, at.home))
+    places = [(file, file.defined[name]) for file in own if name in file.defined]
+    if len(places) > 1:
+        both = " and ".join(f"{file.path}:{line}" for file, line in places)
+        raise LookupError(f"'{name}' is defined in {both}; rename one of them")
+    for file, line in places:
+        module = importlib.import_module(file.module)
+        if hasattr(module, name):
+            thing = getattr(module, name)
+            if why := unfit(section, thing):
+                raise LookupError(f"'{name}' in {file.path}:{line} does not fit: {why}; expected {at.expected}")
+            return thing, ""
+    why = ""
+    for file in own:
+        if name in file.imported or file.stars:
+            thing = getattr(importlib.import_module(file.module), name, None)
+            if recognizable(section, thing):
+                return thing, ""
+            if thing is not None:
+                why = f"; {file.path} imports it, but it is not recognizably {at.expected}; define it there"
+    found = [thing for thing in loaded(at.rooms, name) if recognizable(section, thing)]
+    return (found[0] if found else None), why
+
+
+def own_names(section: str, strict: bool = True) -> dict[str, Any]:
+    """What the project recognizably offers to this section. strict: raise the error of a file that cannot be imported,
+    which offers nothing otherwise."""
+    rooms = KINDS[section].rooms
+    others = {at.home for at in SECTIONS.values() if set(at.rooms) & set(rooms)} - {KINDS[section].home}
+    offered = {}
+    for file in files(rooms, KINDS[section].home):
+        if file.path in others:
+            continue
+        with contextlib.nullcontext() if strict else contextlib.suppress(Exception):
+            module = importlib.import_module(file.module)
+            for name in [n for n in vars(module) if n in file.defined or n in file.imported or file.stars]:
+                thing = getattr(module, name)
+                ours = name in file.defined and KINDS[section].called and inspect.isfunction(thing)
+                if not name.startswith("_") and (recognizable(section, thing) or (ours and not unfit(section, thing))):
+                    offered[name] = thing
+    return offered
+
+
+def _library(section: str) -> dict[str, Any]:
+    """What the section's libraries have. They are imported only now: torchvision and torchmetrics take a second."""
+    found: dict[str, Any] = {}
+    for library in KINDS[section].libraries:
+        if importlib.util.find_spec(library.split(".")[0]) is None:
+            continue
+        module = importlib.import_module(library)
+        if library == "torchvision.models":
+            offered = {name: module.get_model_builder(name) for name in module.list_models()}
+        else:
+            classes = {
+                n: thing for n, thing in vars(module).items() if not n.startswith("_") and inspect.isclass(thing)
+            }
+            offered = {n: cls for n, cls in classes.items() if _fits(section, cls)}
+        found = offered | found
+    return {n: thing for n, thing in found.items() if section != "loss" or n.endswith("Loss")}
+
+
+# -- arguments --------------------------------------------------------------------------------------------------------
+
+
+def accepted(section: str, thing: Any) -> Signature:
+    """The parameters of `thing` that the config can give: without those that the code gives."""
+    signature, at = signature_of(thing), KINDS[section]
+    names = list(signature.parameters)
+    if at.first:
+        hidden = {at.first} if at.first in names else set(names[:1])
+    else:
+        hidden = set() if builds(section, thing) else set(names[:2])
+    if section == "trainer":
+        hidden |= given_to_trainers()
+    return signature._replace(parameters={n: p for n, p in signature.parameters.items() if n not in hidden})
+
+
+def given_to_trainers() -> set[str]:
+    module, _, base = TRAINER.rpartition(".")
+    return set(signature_of(getattr(importlib.import_module(module), base)).parameters)
+
+
+def refused(thing: Any, names: Collection[str]) -> list[str]:
+    """Those of the `names` that it does not have as arguments."""
+    signature = signature_of(thing)
+    return [] if signature.open_ended else [name for name in names if name not in signature.parameters]
+
+
+def bound(section: str, thing: Any, args: Mapping[str, Any], nested: Nested) -> Bound:
+    """The arguments of a config for `thing`. nested: gives the objects of parts in them."""
+    return bind(name_of(thing), accepted(section, thing), args, nested)
+
+
+def from_facts(section: str, thing: Any, args: Mapping[str, Any]) -> list[str]:
+    """The parameters that facts of the data may fill: those that the config leaves open."""
+    if section.removesuffix(" argument") not in FROM_FACTS:
+        return []
+    if args.get("weights") is not None and str(getattr(thing, "__module__", "")).startswith("torchvision."):
+        return []  # a pretrained head has the weights' number of classes
+    return [name for name in accepted(section, thing).parameters if name not in args]
+
+
+def loader_mentions(word: str, loader: Callable[..., Any]) -> bool:
+    """Whether a data loader's own code has this word; its base class does not count. Without source code: perhaps."""
+    classes = [c for c in getattr(loader, "__mro__", ()) if LOADER in _bases(c)[1:]]
+    try:
+        return any(re.search(rf"\b{word}\b", inspect.getsource(thing)) for thing in classes or [_innermost(loader)])
+    except (OSError, TypeError):
+        return True

@@ -1,0 +1,346 @@
+"""The fixed part of a config as one documented model: the source of validation, defaults, docs and the JSON Schema.
+
+To add a key, add one line with a Field here; the code that reads it is in train.py or trainer/.
+"""
+
+import inspect
+import json
+import os
+from enum import Enum
+from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
+
+from annotated_types import Ge, Gt, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from utils.config.files import KeyPath, Tree, did_you_mean, dotted, nearest, shown
+from utils.config.values import LISTS, MAPPINGS, OF_TORCH, UNIONS, expanded, full_name, whole
+from utils.run_folder import NOT_A_NAME, is_folder_name
+
+Count = Annotated[int, Ge(1), Le(2**63 - 1), BeforeValidator(whole)]
+Natural = Annotated[int, Ge(0), Le(2**63 - 1), BeforeValidator(whole)]
+Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(expanded)]
+# `args:` with nothing after it
+Args = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class Part(Model):
+    """What to build: the name of a class or function, and its arguments. The name alone means no arguments."""
+
+    type: str = Field(description="name of a class or function of the project, or of the section's library")
+    args: Args = Field({}, description="its arguments by name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
+
+
+class SchedulerPart(Part):
+    """A learning-rate schedule."""
+
+    interval: Literal["step", "epoch"] | None = Field(None, description="when it advances; null: what its type expects")
+
+
+class MetricPart(Part):
+    """A metric."""
+
+    name: str | None = Field(None, pattern=r"^\S+$", description="what the log and `monitor` call it; null: its type")
+
+    @property
+    def label(self) -> str:
+        return self.name or self.type
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key != "name" or value is not None}
+
+    @model_validator(mode="after")
+    def _not_taken(self) -> "MetricPart":
+        if self.label in TAKEN or self.label.startswith("val_"):
+            raise ValueError(
+                f"a metric cannot be called {self.label}, as the log has that; give it another, name: NAME"
+            )
+        return self
+
+
+TAKEN = ("loss", "lr", "step", "epoch", "split", "weight", "samples_per_s")  # names in the log
+
+
+def _shape(value: Any) -> str:
+    """Whether it is one part, or several by name: {generator: Adam, critic: {type: Adam, args: {lr: 1e-3}}}."""
+    words = ("type", "args", "interval")
+    if not isinstance(value, dict) or not value or any(nearest(key, words) for key in value):
+        return "(one)"
+    return "(several)" if all(isinstance(part, (str, dict, Part)) for part in value.values()) else "(one)"
+
+
+Parts = Annotated[Annotated[Part, Tag("(one)")] | Annotated[dict[str, Part], Tag("(several)")], Discriminator(_shape)]
+SchedulerParts = Annotated[
+    Annotated[SchedulerPart, Tag("(one)")] | Annotated[dict[str, SchedulerPart], Tag("(several)")],
+    Discriminator(_shape),
+]
+NONE_IS_EMPTY = BeforeValidator(lambda value: [] if value is None else value)
+
+
+class TrainerConfig(Model):
+    """How long, how often and how to train."""
+
+    type: str = Field("Trainer", description="a class of trainer/")
+    args: Args = Field({}, description="the arguments that this class adds to those of BaseTrainer")
+    epochs: Count | None = Field(None, description="passes over the training data")
+    max_steps: Count | None = Field(None, validate_default=True, description="optimizer steps, instead of epochs")
+    save_dir: FilePath = Field("saved/", description="folder of all runs: save_dir/name/run-id")
+    save_period: Count = Field(1, description="epochs between checkpoints")
+    save_steps: Count | None = Field(None, description="optimizer steps between checkpoints")
+    valid_period: Count = Field(1, description="epochs between validations")
+    valid_steps: Count | None = Field(None, description="optimizer steps between validations")
+    keep_last: Count = Field(3, description="checkpoints to keep, besides the best")
+    verbosity: Literal[0, 1, 2] = Field(2, description="console output: 0 warnings, 1 epochs, 2 everything")
+    monitor: str = Field("off", description="how to choose the best model: min NAME, max NAME or off")
+    early_stop: Natural | None = Field(
+        None, description="stop after this many validations without a better `monitor`; 0 or null: off"
+    )
+    tensorboard: bool = Field(True, description="write TensorBoard event files")
+    log_steps: Count = Field(50, description="optimizer steps between log points")
+    accumulate: Count = Field(1, description="micro-batches per batch; saves memory, not time")
+    clip_grad_norm: Positive | None = Field(None, description="maximum global gradient norm")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of the forward pass")
+    compile: bool = Field(False, description="compile the model with torch.compile")
+    channels_last: bool | None = Field(None, description="memory format of convolutions; null: where it is faster")
+    fast_cpu: bool = Field(True, description="on the CPU: flush denormals to zero and keep freed memory")
+    tf32: bool = Field(True, description="on NVIDIA GPUs: use TF32 for float32 matrix multiplications")
+    cudnn_benchmark: bool = Field(
+        False, description="on NVIDIA GPUs: time convolution algorithms and use the fastest; a resume may choose others"
+    )
+    deterministic: bool = Field(False, description="on GPUs: use only deterministic algorithms; slower")
+    limit_batches: Count | None = Field(None, description="maximum steps per epoch and batches per validation")
+    timeout: Count = Field(600, description="seconds without progress after which several processes are stopped")
+    skip_bad_samples: Natural = Field(0, description="samples that may fail to load before the run stops")
+    sync_batchnorm: bool = Field(False, description="synchronize batch norm statistics across ranks")
+    exact_ranks: bool = Field(
+        False, description="the same bits on any number of ranks; accumulate counts the micro-batches of all ranks"
+    )
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="ddp replicates the model; fsdp shards it")
+    shard: list[str] | None = Field(
+        None, description="with fsdp: classes of the blocks that are gathered one at a time; null: found by size"
+    )
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _was_a_word(cls, value: Any) -> Any:
+        return True if value == "model" else value
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_end(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None and info.data.get("epochs", "wrong") is None:
+            raise ValueError("'epochs' or 'max_steps' is missing; give one, for example epochs: 10")
+        return value
+
+    @field_validator("monitor")
+    @classmethod
+    def _monitor(cls, value: str) -> str:
+        if value != "off" and (len(value.split()) != 2 or value.split()[0] not in ("min", "max")):
+            raise ValueError(f"got {shown(value)}, expected min NAME, max NAME or off, for example min val_loss")
+        return value
+
+    @field_validator("early_stop", "exact_ranks", "parallel", "shard")
+    @classmethod
+    def _goes_with_the_keys_above(cls, value: Any, info: ValidationInfo) -> Any:
+        key, given = info.field_name, info.data
+        if key == "early_stop" and value == 0:
+            return None
+        if key == "early_stop" and value is not None and given.get("monitor") == "off":
+            raise ValueError("early stopping needs a monitor, for example monitor: min val_loss")
+        if key == "exact_ranks" and value and (given.get("skip_bad_samples") or given.get("sync_batchnorm")):
+            raise ValueError("cannot be combined with skip_bad_samples or sync_batchnorm; remove one of them")
+        against = [name for name in ("exact_ranks", "skip_bad_samples", "channels_last") if given.get(name)]
+        against += ["precision: fp16"] if given.get("precision") == "fp16" else []
+        if key == "parallel" and value == "fsdp" and against:
+            raise ValueError(f"fsdp cannot be combined with {' or '.join(against)}; remove one of them, or use ddp")
+        if key == "shard" and value is not None and given.get("parallel") == "ddp":
+            raise ValueError("ddp does not shard the model; add parallel: fsdp, or remove shard")
+        return value
+
+
+class RunConfig(Model):
+    """A training run."""
+
+    name: str = Field(description="the run's folder in save_dir")
+    n_gpu: Natural | Literal["auto"] = Field(1, description="GPUs to use; 0: the CPU, auto: all")
+    seed: Natural = Field(1, description="determines all randomness of the run")
+    arch: Part = Field(description="the model, from model/ or torchvision.models")
+    data_loader: Part = Field(description="the data, from data_loader/")
+    optimizer: Parts = Field(description="from trainer/ or torch.optim; several as {submodule: part}")
+    loss: Part = Field(description="from model/ or torch.nn")
+    metrics: Annotated[list[MetricPart], NONE_IS_EMPTY] = Field([], description="from model/ or torchmetrics")
+    lr_scheduler: SchedulerParts | None = Field(None, description="from trainer/ or torch.optim.lr_scheduler")
+    callbacks: Annotated[list[Part], NONE_IS_EMPTY] = Field(
+        [], description="from trainer/callbacks/ or trainer/, run in this order"
+    )
+    init_from: FilePath | None = Field(None, description="a checkpoint whose weights the run starts from")
+    trainer: TrainerConfig = Field(description="how long, how often and how to train")
+    custom: Args = Field({}, description="keys of your own, in code config.custom")
+
+    @field_validator("name")
+    @classmethod
+    def _inside_save_dir(cls, value: str) -> str:
+        if not is_folder_name(value):
+            raise ValueError(f"got {shown(value)}, {NOT_A_NAME}")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _distinct(cls, value: list[MetricPart]) -> list[MetricPart]:
+        names = [part.label for part in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"duplicate metric {', '.join(twice)}; give one of the two another, name: NAME")
+        return value
+
+    @field_validator("lr_scheduler")
+    @classmethod
+    def _of_an_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
+        optimizers = info.data.get("optimizer")
+        if isinstance(value, dict) and isinstance(optimizers, Part):
+            raise ValueError("got several schedules for one optimizer, expected one")
+        if isinstance(value, Part) and isinstance(optimizers, dict):
+            example = ", ".join(f"{name}: {value.type}" for name in optimizers)
+            raise ValueError(f"got one schedule for several optimizers; give each its own, such as {{{example}}}")
+        if isinstance(value, dict) and isinstance(optimizers, dict) and value.keys() - optimizers.keys():
+            unknown = ", ".join(sorted(value.keys() - optimizers.keys()))
+            raise ValueError(f"no optimizer {unknown}; the optimizers are {', '.join(optimizers)}")
+        return value
+
+
+# -- errors for people ------------------------------------------------------------------------------------------------
+
+
+PART = "NAME or {type: NAME, args: {...}}"
+NAMES: dict[Any, str] = {
+    bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null",
+    Part: PART, SchedulerPart: PART, MetricPart: PART, TrainerConfig: "a mapping",
+}  # fmt: skip
+
+
+def describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
+    """What a value of this type is called in errors and docs."""
+    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Annotated:
+        return describe(inner[0], inner[1:])
+    if origin in UNIONS:
+        hidden = {"an integer", OF_TORCH["torch.Tensor"]} if float in inner else set()
+        return " or ".join(name for name in map(describe, inner) if name not in hidden)
+    if origin is Literal or (inspect.isclass(origin) and issubclass(origin, Enum)):
+        choices = list(map(str, inner or getattr(origin, "__members__", ())))
+        return ", ".join(choices[:-1]) + (" or " if choices[1:] else "") + choices[-1]
+    if origin is tuple and inner and ... not in inner:
+        return f"a list of {len(inner)} values"
+    if origin in LISTS or origin is tuple:
+        return f"a list, each entry {describe(inner[0])}" if inner else "a list"
+    name = NAMES.get(origin) or _of_class(origin)
+    if any(isinstance(m, Gt) or (isinstance(m, Ge) and m.ge == 1) for m in metadata):
+        return f"a positive {name.split()[-1]}"
+    if any(isinstance(m, Ge) for m in metadata):
+        return f"a non-negative {name.split()[-1]}"
+    return name
+
+
+def _of_class(cls: Any) -> str:
+    if cls in MAPPINGS or is_typeddict(cls):
+        return "a mapping"
+    if inspect.isclass(cls) and issubclass(cls, os.PathLike):
+        return "a string"
+    return OF_TORCH.get(full_name(cls), "{type: NAME, args: {...}}") if inspect.isclass(cls) else "another type"
+
+
+def _model(path: KeyPath) -> type[BaseModel]:
+    """The model whose keys are under `path`."""
+    if not path:
+        return RunConfig
+    models: dict[Any, type[BaseModel]] = {
+        "trainer": TrainerConfig, "lr_scheduler": SchedulerPart, "metrics": MetricPart
+    }  # fmt: skip
+    return models.get(path[0], Part)
+
+
+def _keys(path: KeyPath) -> list[str]:
+    return [*_model(path).model_fields, *(() if path else ("base",))]
+
+
+def _expected(path: KeyPath) -> str:
+    field = _model(path[:-1]).model_fields.get(str(path[-1]))
+    if field is None:  # an entry of `metrics`, or one optimizer of several
+        return f"expected {PART}"
+    return f"expected {describe(field.annotation, tuple(field.metadata))} ({field.description})"
+
+
+def problems(error: ValidationError, tree: Tree) -> tuple[list[str], list[str]]:
+    """One line per error of the fixed part: place, what is wrong, what was given, what is accepted; and the keys that
+    are accepted where one is unknown."""
+    errors = [(tree.known(e["loc"]), e) for e in error.errors(include_url=False)]
+    meant: dict[KeyPath, str | None] = {}  # unknown key -> the key that it probably means
+    for path, e in errors:
+        if e["type"] == "extra_forbidden":
+            meant[path] = nearest(str(path[-1]), _keys(path[:-1]))
+    repaired = {(*path[:-1], key) for path, key in meant.items() if key}
+    lines = []
+    for path, e in errors:
+        key, place = str(e["loc"][-1]), tree.place(path)
+        if path in meant:
+            own = "; keys of your own go under custom:" if len(path) == 1 else ""
+            lines.append(f"{place}: unknown key '{path[-1]}'{did_you_mean(meant[path])}{own}")
+        elif e["type"] == "missing":
+            if (*path, key) not in repaired:  # else its misspelling is reported
+                lines.append(f"{place}: '{key}' is missing; {_expected((*path, key))}")
+        elif e["type"] == "value_error":
+            if path[-1:] == (key,) or not any(p[:-1] == path for p in repaired):
+                lines.append(f"{place}: {e['ctx']['error']}")
+        else:
+            lines.append(f"{place}: got {shown(e['input'])}, {_expected(path)}")
+    sections = dict.fromkeys(path[:-1] for path in meant)
+    notes = [f"accepted keys{f' of {dotted(at)}' if at else ''}: {', '.join(_keys(at))}" for at in sections]
+    return list(dict.fromkeys(lines)), notes  # a union reports an error once per member
+
+
+def json_schema(names: dict[str, list[str]]) -> dict[str, Any]:
+    """The JSON Schema for completion in editors; `names`: the project's own by section, others are valid too."""
+    schema = RunConfig.model_json_schema()
+    properties = schema["properties"]
+    files = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    properties["base"] = files | {"description": "files that this one is merged into, relative to its folder"}
+    for model in (schema, *schema["$defs"].values()):
+        model.pop("required", None)  # a file may hold only some of the keys
+    for section, own in names.items():
+        known: dict[str, Any] = {"anyOf": [*([{"enum": own}] if own else []), {"type": "string"}]}
+        if section == "trainer":
+            schema["$defs"]["TrainerConfig"]["properties"]["type"] |= known
+            continue
+        field = properties[section]
+        forms = {key: field.pop(key) for key in ("$ref", "anyOf", "oneOf", "items") if key in field}
+        text = json.dumps(forms).replace('"oneOf"', '"anyOf"')
+        for model in ("Part", "SchedulerPart", "MetricPart"):
+            ref = {"$ref": f"#/$defs/{model}"}
+            part = {"anyOf": [*known["anyOf"], {"allOf": [ref, {"properties": {"type": known}}]}]}
+            text = text.replace(json.dumps(ref), json.dumps(part))
+        field |= json.loads(text)
+    return schema
