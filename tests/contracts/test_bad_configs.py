@@ -413,7 +413,7 @@ CASES: list[tuple[str, dict, str]] = [
                 "  a: {type: Lion, args: {lr: 1}}\n  b: {type: Lion, args: {lr: 1}}\nlr_scheduler: Warmup\n",
             )
         },
-        "x.yaml:14: lr_scheduler: got one schedule for several optimizers; give each its own, such as {a: Warmup, b: Warmup}",
+        "x.yaml:14: lr_scheduler: got one schedule for several optimizers; give each its own, such as {a: Warmup, b: Warmup}, or null",
     ),
     (
         "misspelled type of the optimizer, alone",

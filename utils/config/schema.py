@@ -225,7 +225,9 @@ class RunConfig(Model):
             raise ValueError("got several schedules for one optimizer, expected one")
         if isinstance(value, Part) and isinstance(optimizers, dict):
             example = ", ".join(f"{name}: {value.type}" for name in optimizers)
-            raise ValueError(f"got one schedule for several optimizers; give each its own, such as {{{example}}}")
+            raise ValueError(
+                f"got one schedule for several optimizers; give each its own, such as {{{example}}}, or null"
+            )
         if isinstance(value, dict) and isinstance(optimizers, dict) and value.keys() - optimizers.keys():
             unknown = ", ".join(sorted(value.keys() - optimizers.keys()))
             raise ValueError(f"no optimizer {unknown}; the optimizers are {', '.join(optimizers)}")

@@ -92,6 +92,14 @@ def test_two_optimizers():
     assert_same_run(results(1, gan), results(2, gan))
 
 
+@pytest.mark.parametrize("trainer", ["SAMTrainer", "PenaltyTrainer", "SeveralLossesTrainer"])
+@BOTH
+def test_steps_that_users_write(trainer, function):
+    """The global gradient before the step, a gradient of a gradient, two backward passes in one micro-batch."""
+    keys = [*MLP, f"trainer.type={trainer}"]
+    assert_same_run(results(1, keys), results(2, keys, function=function))
+
+
 def test_samples_that_cannot_be_read():
     """A rank whose samples of a step are all bad takes part with none."""
     skip = [*MLP, "data_loader.args={batch_size: 4}", "trainer.skip_bad_samples=9", "trainer.max_steps=4"]

@@ -107,6 +107,22 @@ def test_an_annotation_for_type_checkers_leaves_the_others(project: Path) -> Non
     )
 
 
+def test_strings_as_annotations_and_telling_defaults(project: Path) -> None:
+    write(
+        project,
+        "model/future.py",
+        "from __future__ import annotations\nfrom enum import Enum\nimport torch\nfrom torch import nn\n"
+        "class Pool(Enum):\n    MEAN = 1\n    MAX = 2\n"
+        "class Future(nn.Module):\n    def __init__(self, widths: tuple[int, ...] | None = None, pool=Pool.MEAN, "
+        "dtype=torch.float32,\n                 options: dict[str, list[int]] | None = None):\n"
+        "        super().__init__()\n        self.got = widths, pool.name, dtype, options",
+    )
+    made = config("arch={type: Future, args: {widths: [1, 2], pool: MAX, dtype: float64, options: {a: [1]}}}")
+    made.check()
+    assert made.build("arch").got == ((1, 2), "MAX", torch.float64, {"a": [1]})
+    assert 'args.pool: got "MIN", expected MEAN or MAX' in problem("arch={type: Future, args: {pool: MIN}}")
+
+
 def test_facts_fill_what_is_missing_inside(project: Path) -> None:
     made = held(encoder="{type: Encoder}", decoder="{type: Decoder}")
     made.facts = {"num_classes": 7}
