@@ -48,8 +48,8 @@ def test_data(config: "Config") -> "BaseDataLoader":
     spec = config.run.data_loader
     if not config.accepts("data_loader", spec, "training"):
         raise UsageError(
-            f"data_loader: {spec.type} has no argument 'training', so it cannot give the test data; add "
-            f"`training: bool = True` to its __init__, and use the test data where it is False"
+            f"data_loader: {spec.type} has no argument 'training', but test.py gives training=False; add "
+            f"`training: bool = True` to it, and use the test data where it is False"
         )
     plain = {"shuffle": False, "validation_split": 0.0}
     given = {name: value for name, value in plain.items() if config.accepts("data_loader", spec, name)}

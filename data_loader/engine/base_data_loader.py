@@ -57,6 +57,7 @@ class BaseDataLoader:
         "_told",
         "_transform_generators",
         "sampler",
+        "facts",
     )  # nothing that samples depend on
     _passes: Generator[Batch, None, None] | None = None  # pass after pass, from the workers that iter_epoch keeps
     _left = 0  # batches of the current pass that have not been read
@@ -153,9 +154,8 @@ class BaseDataLoader:
         return self.collate_fn is not collate or whole
 
     def data_state(self) -> DataState:
-        """For checkpoints: what changes in the data set from now on."""
-        names = ("dataset", "eval_dataset", "valid_dataset", "collate_fn", "batch_transform")
-        return DataState(**{name: getattr(self, name) for name in names})
+        """For checkpoints: what callbacks change from now on, in the data set and what it refers to."""
+        return DataState(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers, where `collate_fn` is a method of this loader."""
@@ -206,15 +206,21 @@ class BaseDataLoader:
 
     def _load(self, batches: Iterator[tuple[int, int, np.ndarray]]) -> Generator[Batch, None, None]:
         """batches: (which pass over the data, epoch, positions)."""
-        self._transform_generators = generators.own_generators(self.batch_transform)
-        reader = Reader(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
+        self._transform_generators = generators.own_generators(self.batch_transform, "batch_transform")
         requests = ((number, epoch, self.samples(positions)) for number, epoch, positions in batches)
-        if self.num_workers == 0:
-            return (self._to_run(reader.read(epoch, indices), epoch) for _, epoch, indices in requests)
-        pin_memory = self.device.type == "cuda"
-        return workers.load(reader, requests, self._to_run, self.num_workers, self.prefetch, pin_memory)
+        return self._load_here(requests) if self.num_workers == 0 else workers.load(self, requests)
 
-    def _to_run(self, batch: Batch, epoch: int) -> Batch:
+    def _load_here(self, requests: Iterator[workers.Request]) -> Generator[Batch, None, None]:
+        reader = self.reader()
+        for _, epoch, indices in requests:
+            if reader.dataset is not self.dataset or reader.collate_fn is not self.collate_fn:
+                reader = self.reader()  # a callback replaced one of them
+            yield self.to_run(reader.read(epoch, indices), epoch)
+
+    def reader(self) -> Reader:
+        return Reader(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
+
+    def to_run(self, batch: Batch, epoch: int) -> Batch:
         """Move the batch to the run's device and apply `batch_transform`."""
         if batch.note and batch.note not in self._told:
             self._told.add(batch.note)

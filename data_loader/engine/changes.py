@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from data_loader.engine.reachable import FUNCTIONS, attributes, is_own, is_standard, reachable
+from data_loader.engine.reachable import FUNCTIONS, attributes, is_own, is_standard, joined, reachable
 
 log = logging.getLogger("groundwork.data_loader")  # below the project's logger, which this room does not import
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
@@ -27,21 +28,19 @@ class Change(NamedTuple):
     now: Any
 
     def __str__(self) -> str:
-        return self.path + (f".{self.key}" if isinstance(self.key, str) else "")
+        return joined(self.path, self.key) if isinstance(self.key, str) else self.path
 
 
 class Snapshot:
     """The attributes of a data set, and of all objects that it refers to, at one moment."""
 
-    def __init__(self, **roots: Any) -> None:
-        """roots: by name."""
-        every = {id(value): (path, value) for name in reversed(roots) for path, value in reachable(roots[name], name)}
-        found = list(every.values())  # each once, by its first name
+    def __init__(self, root: Any) -> None:
+        found = list(reachable(root))
         long: list[tuple[str, Any]] = [(path, o) for path, o in found if isinstance(o, (list, dict)) and len(o) > SHORT]
         inside = tuple(f"{path}[" for path, _ in long)  # of a list of samples, only which objects it holds is compared
         watched = [(path, owner) for path, owner in found if _is_watched(owner) and not path.startswith(inside)]
         self._owners = [(path, owner, dict(_held(owner))) for path, owner in watched]
-        values = [(f"{path}.{key}", value) for path, _, held in self._owners for key, value in held.items()]
+        values = [(joined(path, key), value) for path, _, held in self._owners for key, value in held.items()]
         tensors = [(path, value) for path, value in values if isinstance(value, Tensor) and not value.is_inference()]
         self._tensors = [(path, tensor, tensor._version) for path, tensor in tensors]  # counts changes in place
         long += [(path, value) for path, value in values if isinstance(value, np.ndarray) and _in_memory(value)]
@@ -70,19 +69,18 @@ class Snapshot:
 
 
 @contextlib.contextmanager
-def numbers_changed(**roots: Any) -> Iterator[list[str]]:
-    """Yields a list that afterwards names the numbers that these objects changed in themselves meanwhile."""
-    snapshot, names = Snapshot(**roots), list[str]()
+def numbers_changed(root: Any) -> Iterator[list[str]]:
+    """Yields a list that afterwards names the numbers that changed meanwhile."""
+    snapshot, names = Snapshot(root), list[str]()
     yield names
-    numbers = (int, float, complex)
-    names += [str(c) for c in snapshot.changes() if isinstance(c.before, numbers) and isinstance(c.now, numbers)]
+    names += [str(change) for change in snapshot.changes() if _is_number(change.before) and _is_number(change.now)]
 
 
 class DataState:
     """What callbacks changed in the data set during a run, for the checkpoint: numbers, strings, and lists of them."""
 
-    def __init__(self, **roots: Any) -> None:
-        self._start = Snapshot(**roots)
+    def __init__(self, root: Any) -> None:
+        self._start = Snapshot(root)
         self._lost: set[str] = set()  # what no checkpoint holds; named once
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,8 +143,13 @@ def _differ(old: Any, new: Any) -> bool:
     """Can samples depend on the difference? Not on a file, say, that is opened when it is first read."""
     if _is_plain(old) and _is_plain(new):
         return type(old) is not type(new) or repr(old) != repr(new)  # repr: NaN is like itself
-    kinds = (*PLAIN[:-1], Tensor, np.ndarray, list, tuple, dict, set)
-    return any(isinstance(value, kinds) or callable(value) for value in (old, new))
+    there = [value for value in (old, new) if value is not None and value is not MISSING]
+    kinds = (*PLAIN, Tensor, np.ndarray, list, tuple, dict, set, Dataset)
+    return len(there) == 2 or any(isinstance(value, kinds) or callable(value) for value in there)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, complex)) and not isinstance(value, bool)
 
 
 def _is_plain(value: Any) -> bool:

@@ -66,7 +66,9 @@ def not_collated(indices: np.ndarray, samples: Sequence[Any], error: BaseExcepti
     kinds: dict[str, list[int]] = {}
     for index, sample in zip(indices.tolist(), samples, strict=True):
         kinds.setdefault(shape_of(sample), []).append(index)
-    lines = [f"samples {numbers(indices)} do not collate into a batch: {describe(error)}"]
+    differ = len(kinds) > 1 and not is_own and not _limit(error)  # torch's own words depend on the process
+    why = "their shapes or types differ" if differ else describe(error)
+    lines = [f"samples {numbers(indices)} do not collate into a batch: {why}"]
     lines += [f"  {kind}: samples {numbers(which)}" for kind, which in list(kinds.items())[:SHOWN]]
     if is_own:
         lines.append("The error is in the data loader's own collate_fn; these are the samples that it was given")

@@ -14,27 +14,25 @@ KINDS = (np.random.Generator, np.random.RandomState, random.Random, torch.Genera
 MOST = 16  # seeding one takes some 10 us for each sample
 
 
-def own_generators(*users: Any) -> list[Any]:
-    """The random generators that a data set, or a function, refers to. Their state moves with use, unless seeded.
+def own_generators(user: Any, path: str = "") -> list[Any]:
+    """The random generators that an object refers to. Their state moves with use, so they are to be seeded before.
+
+    path: what to call the object.
 
     Raises UsageError for one that cannot be seeded, and for too many.
     """
-    shared = (random._inst, np.random.mtrand._rand, torch.default_generator)  # type: ignore[attr-defined]  # seed_all
-    found = {
-        id(value): (path, value)
-        for user in users
-        for path, value in reachable(user, "dataset" if user is users[0] else "collate_fn")
-        if isinstance(value, KINDS) and not any(value is one for one in shared)
-    }.values()
-    for path, value in found:
+    shared = (random.random.__self__, np.random.rand.__self__, torch.default_generator)  # type: ignore[attr-defined]
+    found = [(at, value) for at, value in reachable(user, path) if isinstance(value, KINDS)]
+    found = [(at, value) for at, value in found if not any(value is one for one in shared)]
+    for at, value in found:
         if isinstance(value, random.SystemRandom):
             raise UsageError(
-                f"data_loader: {path} is a random.SystemRandom, which cannot be seeded, so that no run could be "
+                f"data_loader: {at} is a random.SystemRandom, which cannot be seeded, so that no run could be "
                 f"repeated; draw from random, np.random or torch instead, which are seeded for each sample"
             )
     if len(found) > MOST:
         raise UsageError(
-            f"data_loader: the data set has {len(found)} random generators ({next(iter(found))[0]}, ...); up to "
+            f"data_loader: the data set has {len(found)} random generators ({found[0][0]}, ...); up to "
             f"{MOST} can be seeded for each sample. Draw from random, np.random or torch instead, which are"
         )
     return [value for _, value in found]

@@ -17,11 +17,12 @@ MOST_ITEMS = 100  # of a container; one that begins with a random generator is s
 PACKAGES = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
 STANDARD = sysconfig.get_path("stdlib")
 ENGINE = "data_loader.engine"
+CONTAINERS = ("argparse", "collections", "types")  # Namespace, UserDict, SimpleNamespace
 LEAVES = (str, bytes, int, float, complex, bool, type(None), Tensor, np.ndarray, np.generic, types.ModuleType)
 FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinMethodType)
 
 
-def reachable(root: Any, path: str = "dataset") -> Iterator[tuple[str, Any]]:
+def reachable(root: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, object) for all that `root` refers to by attributes, items, and its own code's global names."""
     seen: set[int] = set()
     ahead = deque([(path, root)])
@@ -64,9 +65,13 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
                     yield f"{value.__name__}.{key}", item
     elif not is_standard(type(value).__module__):  # a logger, say, knows all others
         for key, item in attributes(value).items():
-            yield f"{path}.{key}", item
+            yield joined(path, key), item
         for kind in type(value).__mro__:
             yield kind.__name__, kind
+
+
+def joined(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 def attributes(value: Any) -> Mapping[str, Any]:
@@ -111,7 +116,9 @@ def is_own(module: str | None) -> bool:
 
 @functools.cache
 def is_standard(module: str | None) -> bool:
-    """Is this a module of Python itself?"""
+    """Is this a module of Python itself, whose objects are not looked into?"""
+    if module in CONTAINERS:
+        return False
     file = _file(module)
     return not file or (file.startswith(STANDARD) and not file.startswith(PACKAGES))
 

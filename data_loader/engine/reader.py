@@ -20,6 +20,8 @@ class Reader:
     Each sample is seeded by (seed, epoch, index), so that it does not depend on the worker, the rank or earlier reads.
     """
 
+    changes_by_itself = ("returns_list", "samples_draw", "generators")  # nothing that samples depend on
+
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
         self.dataset, self.collate_fn, self.seed, self.skip_bad = dataset, collate_fn, seed, skip_bad
         self.reads_whole_batches = callable(getattr(dataset, "__getitems__", None))
@@ -32,10 +34,10 @@ class Reader:
         """Raises SampleError if a sample cannot be read or the samples cannot be collated."""
         if self.uses_sample_keys or self.generators is not None:
             return self._read(epoch, indices)
-        self.generators = generators.own_generators(self.dataset, self.collate_fn)
-        with numbers_changed(dataset=self.dataset, collate_fn=self.collate_fn) as changed:
+        self.generators = generators.own_generators(self)
+        with numbers_changed(self) as changed:
             batch = self._read(epoch, indices)
-        made = generators.own_generators(self.dataset, self.collate_fn)
+        made = generators.own_generators(self)
         if len(made) > len(self.generators):  # in the first read, and not seeded then
             self.generators = made
             batch = self._read(epoch, indices)

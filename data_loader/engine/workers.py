@@ -13,10 +13,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -36,36 +36,39 @@ Request = tuple[int, int, Any]  # (which pass over the data, epoch, indices)
 _running: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
-def load(
-    reader: Reader,
-    requests: Iterator[Request],
-    to_run: Callable[[Batch, int], Batch],
-    workers: int,
-    prefetch: int,
-    pin_memory: bool,
-) -> Generator[Batch, None, None]:
-    """to_run(batch, epoch) of each request, in order; close it to stop the workers.
+class Loader(Protocol):
+    """What is read from: a BaseDataLoader."""
 
-    Where the data set is changed between two batches, the next one is read with the change, as without workers.
-    Raises SampleError where a batch cannot be read or sent, and where a worker died.
+    num_workers: int
+    prefetch: int
+    device: torch.device
+
+    def reader(self) -> Reader: ...
+
+    def to_run(self, batch: Batch, epoch: int) -> Batch: ...
+
+
+def load(owner: Loader, requests: Iterator[Request]) -> Generator[Batch, None, None]:
+    """The batch of each request, in order; close it to stop the workers.
+
+    Where the owner or its data set is changed between two batches, the next one is read with the change, as it is
+    without workers. Raises SampleError where a batch cannot be read or sent, and where a worker died.
     """
     options: dict[str, Any] = {
         "batch_size": None,  # a request is a whole batch
         "collate_fn": _identity,
-        "num_workers": workers,
-        "prefetch_factor": prefetch,
-        "pin_memory": pin_memory,
+        "num_workers": owner.num_workers,
+        "prefetch_factor": owner.prefetch,
+        "pin_memory": owner.device.type == "cuda",
         "worker_init_fn": functools.partial(_start_worker, os.getpid()),
         "generator": torch.Generator(),  # otherwise iter() draws from the global one
     }
-    running = _load(reader, requests, to_run, options)
+    running = _load(owner, requests, options)
     _running.add(running)
     return running
 
 
-def _load(
-    reader: Reader, requests: Iterator[Request], to_run: Callable[[Batch, int], Batch], options: dict[str, Any]
-) -> Generator[Batch, None, None]:
+def _load(owner: Loader, requests: Iterator[Request], options: dict[str, Any]) -> Generator[Batch, None, None]:
     ahead: deque[Request] = deque()  # those that workers have
     told: set[str] = set()
 
@@ -75,14 +78,14 @@ def _load(
             yield request
 
     while True:
-        snapshot = Snapshot(dataset=reader.dataset, collate_fn=reader.collate_fn)
+        snapshot = Snapshot(owner)
         requests = itertools.chain(list(ahead), requests)
         ahead.clear()
-        loader = DataLoader(_InWorker(reader), sampler=noting(requests), **options)  # may have no end
+        loader = DataLoader(_InWorker(owner.reader()), sampler=noting(requests), **options)  # may have no end
         with _started(loader) as batches:
             for batch in batches:
                 this_pass, epoch, _ = ahead.popleft()
-                yield to_run(batch, epoch)
+                yield owner.to_run(batch, epoch)
                 changes = snapshot.changes(contents=bool(ahead) and ahead[0][0] != this_pass)
                 if changes:
                     break

@@ -28,7 +28,7 @@ LAST = "samples [30, 31, 32, 33, 34, 35, 36, 37, ... (10 in all)]"
 WORDS = {
     "fetch": "sample 30 could not be read: ValueError: broken file (at test_data_errors.py:",
     "none": "sample 30 could not be read: TypeError: it is None: the data set returned nothing",
-    "collate": f"{LAST} do not collate into a batch: RuntimeError: ",
+    "collate": f"{LAST} do not collate into a batch: their shapes or types differ\n",
     "pickle": f"the batch of {LAST} could not be sent from a data loader worker: ",
     "pin": f"failed for the batch of {LAST}: RuntimeError: no memory is left to pin",
     "batch_transform": f"batch_transform failed for the batch of {LAST}: ValueError: an unknown class (at test_data_",

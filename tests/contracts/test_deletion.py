@@ -64,6 +64,7 @@ trainer: {max_steps: 2}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_can_be_deleted(feature: str, tmp_path: Path) -> None:
     for path in new_project.template_files():

@@ -67,7 +67,7 @@ class BaseTrainer(Step):
         more = [p for _, p in self.criterion.named_parameters()]
         self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
         self.model: Any = self.parallel.model
-        self.metrics = Metrics(metrics, device, [part.type for part in config.run.metrics])
+        self.metrics = Metrics(metrics, device, [part.label for part in config.run.metrics])
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
         self.built_with = {name: hyperparameters(o) for name, o in by_name(optimizer).items()}  # before any resume
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options.precision == "fp16")

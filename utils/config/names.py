@@ -1,8 +1,8 @@
 """The names of parts: where each section of a config looks them up, and what counts as a part of it.
 
 A name is searched in the files at the top of the project's rooms, then in a library. Only the file that has the name is
-imported. What the project only imports, and what a library has, must be recognizably of the
-right kind, so a stranger's config cannot name `os.system`.
+imported. What the project only imports, and what a library has, must be recognizably of the right kind, so a stranger's
+config cannot name `os.system`.
 """
 
 import contextlib

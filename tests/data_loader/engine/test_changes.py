@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Subset
 import data_loader.data_loaders
 import trainer.callbacks.ema
 from data_loader import BaseDataLoader
-from data_loader.engine.changes import DataState, Snapshot
+from data_loader.engine.changes import Snapshot
 from data_loader.engine.reachable import reachable
 from tests.tiny import tiny
 
@@ -47,14 +48,25 @@ class Curriculum(Dataset):
         self.labels = np.zeros(N)
         self.files = [[i] for i in range(200)]
         self.log = logging.getLogger("curriculum")
-        self.handle = None
+        self.settings = SimpleNamespace(bias=0)
+        self.handle: Any = None
 
     def __len__(self) -> int:
         return N
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         x = self.difficulty * 1000 + self.level * 100 + sum(self.levels) + self.options["shift"] + self.files[7][0]
+        x += self.settings.bias
         return self.transform(torch.ones(64) * x) + self.offsets[i] + float(self.labels[i]), i % 10
+
+
+class Shifted(Curriculum):
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return super().__getitem__(i)[0] + 0.25, i % 10
+
+
+def halved(samples: list[Any]) -> Any:
+    return torch.stack([x / 2 for x, _ in samples]), torch.tensor([y for _, y in samples])
 
 
 def set_level(data: Curriculum) -> None:
@@ -75,7 +87,13 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "one more item of a list": lambda data: data.levels.append(4),
     "an item of a dict": lambda data: data.options.update(shift=3),
     "a tensor, in place": lambda data: data.offsets.add_(1),
+    "in a namespace": lambda data: setattr(data.settings, "bias", 3),
+    "another object": lambda data: setattr(data, "settings", SimpleNamespace(bias=5)),
     "another tensor": lambda data: setattr(data, "offsets", torch.ones(N)),
+}
+OF_THE_LOADER: dict[str, Callable[[Any], Any]] = {
+    "another data set": lambda loader: setattr(loader, "dataset", Shifted()),
+    "another collate_fn": lambda loader: setattr(loader, "collate_fn", halved),
 }
 AT_EPOCHS: dict[str, Callable[[Any], Any]] = {
     "an array, in place": lambda data: np.add(data.labels, 1, out=data.labels),
@@ -92,7 +110,7 @@ def read(workers: int, change: Callable[[Any], Any], at: int, wrapped: bool = Fa
     for step in range(8):
         batches.append(next(stream).data)
         if step == at:
-            change(data)
+            change(loader if change in OF_THE_LOADER.values() else data)
     stream.close()
     batches += [batch.data for batch in loader.iter_epoch(keep=True)]
     data.difficulty += 4  # kept workers see that too
@@ -101,12 +119,12 @@ def read(workers: int, change: Callable[[Any], Any], at: int, wrapped: bool = Fa
     return batches
 
 
-@pytest.mark.parametrize("name, wrapped", [*((name, False) for name in CHANGES), ("a number", True)])
+@pytest.mark.parametrize("name, wrapped", [*((name, False) for name in CHANGES | OF_THE_LOADER), ("a number", True)])
 def test_the_next_step_is_read_with_it(name: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for workers in (0, 2):
         monkeypatch.setattr(Curriculum, "level", 0)
-        results.append(read(workers, CHANGES[name], 2, wrapped))
+        results.append(read(workers, (CHANGES | OF_THE_LOADER)[name], 2, wrapped))
     for a, b in zip(*results, strict=True):
         assert torch.equal(a[0], b[0])
         assert torch.equal(a[1], b[1])
@@ -148,18 +166,18 @@ def test_what_samples_do_not_depend_on_starts_no_worker_again(caplog: pytest.Log
     passes = loader.iter_steps(0)
     for _ in range(3):
         next(passes)
-        loader.dataset.handle = open(__file__)  # noqa: SIM115
+        loader.dataset.handle = loader.dataset.handle or open(__file__)  # noqa: SIM115
         loader.dataset.log.warning("a line")
         list(loader.iter_epoch(keep=True))
-        loader.dataset.handle.close()
     passes.close()
+    loader.dataset.handle.close()
     loader.close()
     assert not [record for record in caplog.records if "started again" in record.getMessage()]
 
 
 def test_the_state_holds_what_changed_and_names_what_it_cannot(caplog: pytest.LogCaptureFixture) -> None:
     data = Curriculum()
-    state = DataState(dataset=data)
+    state = BaseDataLoader(data, 5).data_state()
     assert state.state_dict() == {}
     data.difficulty, data.levels[0], data.options["shift"], data.transform.factor = 3, 9, 4, 0.5
     saved = state.state_dict()
@@ -171,7 +189,7 @@ def test_the_state_holds_what_changed_and_names_what_it_cannot(caplog: pytest.Lo
     }
     assert not caplog.records
     other = Curriculum()
-    DataState(dataset=other).load_state_dict(saved)
+    BaseDataLoader(other, 5).data_state().load_state_dict(saved)
     assert (other.difficulty, other.levels, other.options, other.transform.factor) == (3, [9, 2, 3], {"shift": 4}, 0.5)
     data.labels += 1
     data.transform = Doubled()
@@ -185,7 +203,7 @@ def test_the_state_holds_what_changed_and_names_what_it_cannot(caplog: pytest.Lo
 def test_a_snapshot_is_quick() -> None:
     import timeit
 
-    snapshot = Snapshot(dataset=Curriculum())
+    snapshot = Snapshot(BaseDataLoader(Curriculum(), 5))
     assert min(timeit.repeat(snapshot.changes, number=100, repeat=5)) / 100 < 200e-6
     assert sum(1 for _ in reachable(Curriculum())) < 500
 

@@ -78,6 +78,10 @@ def test_callbacks_are_matched_by_name(tiny, caplog):
 class Odd(nn.Module):
     """A submodule named `module` beside a weight, a mask with infinities, integers, and extra state."""
 
+    module: nn.Module
+    mask: torch.Tensor
+    seen: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(10))

@@ -228,6 +228,14 @@ def test_an_object_is_computed_over_a_whole_validation(tiny, monkeypatch):
     assert "val_Spread" in tiny.log()
 
 
+def test_the_name_in_the_config_is_that_in_the_log(tiny):
+    """Two of one kind have names; `monitor` uses the same."""
+    keys = ["metrics=[{type: top_k_acc, name: top1, args: {k: 1}}, {type: top_k_acc, name: top10, args: {k: 10}}]"]
+    done = tiny.train(*keys, "trainer.monitor=max val_top1")
+    assert {point["top10"] for point in tiny.points("train")} == {1.0}
+    assert done.monitor.best == max(point["top1"] for point in tiny.points("valid")) < 1
+
+
 def test_arguments_of_a_metric(tiny):
     done = tiny.train("metrics=[{type: top_k_acc, args: {k: 10}}]")
     assert {point["top_k_acc"] for point in tiny.points("train")} == {1.0}

@@ -262,7 +262,8 @@ def test_resume_with_ema(tmp_path):
     assert on_ranks(2, trained, options, tmp_path / "killed", kill_in_step_6) == [-9, -9]
     results(2, options, tmp_path / "killed")
     name = "run/checkpoints/checkpoint-step8.pth"
-    whole, resumed = (shards.whole(tmp_path / run / name, ["callbacks", "model", "raw_model"]) for run in ("whole", "killed"))
+    names = ["callbacks", "model", "raw_model"]
+    whole, resumed = (shards.whole(tmp_path / run / name, names) for run in ("whole", "killed"))
     assert not list(unequal(whole, resumed))
     assert whole["callbacks"]["EMA"]["average"].keys() > {"classifier.weight", "features.2.running_mean"}
     assert (
