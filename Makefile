@@ -17,7 +17,7 @@ train: $(VENV)/.base  ## set up, train config/digits.yaml
 	$(RUN) train.py -c config/digits.yaml
 
 test: $(VENV)/.dev  ## set up, run the fast tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses 2
 
 # pytest exits with 5 where no test is marked slow.
 slow: $(VENV)/.dev  ## run the slow tests

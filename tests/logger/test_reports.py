@@ -165,7 +165,7 @@ def test_a_terminal_shows_epochs_and_no_leftovers_of_the_bar(tiny):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))  # rows, columns
     command = [sys.executable, str(ROOT / "train.py"), "-c", "c.json", "trainer.log_steps=2", "--run-id", "run"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}  # else they count
     process = subprocess.Popen(command, cwd=tiny.folder, env=env, stdout=theirs, stderr=theirs, stdin=theirs)
     os.close(theirs)
     output = b""
