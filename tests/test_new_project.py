@@ -20,10 +20,10 @@ SOMEONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}  # git a
 
 
 def shell(*command: object, cwd: Path, **env: str) -> str:
-    """Output of a command that must succeed."""
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True
-    )
+    """Output of a command that must succeed; like from a terminal, also where `make test` runs the tests."""
+    of_make = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")
+    outside = {key: text for key, text in os.environ.items() if key not in of_make}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=outside | env, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout[-5000:]}\n{done.stderr[-5000:]}"
     return done.stdout
 
