@@ -32,7 +32,9 @@ class Reader:
 
     def read(self, epoch: int, indices: np.ndarray) -> Batch:
         """Raises SampleError if a sample cannot be read or the samples cannot be collated."""
-        if self.uses_sample_keys or self.generators is not None:
+        if self.uses_sample_keys:
+            return self._read_together(epoch, indices)
+        if self.generators is not None:
             return self._read(epoch, indices)
         self.generators = generators.own_generators(self)
         with numbers_changed(self) as changed:
@@ -112,7 +114,8 @@ class Reader:
             before = generators.global_state() if self.returns_list is not False else None
         fetching((self.seed, epoch, indices))
         try:
-            data = self._call_getitems(indices)
+            first = self.returns_list is not False
+            data = self._call_getitems(indices) if first else self.dataset.__getitems__(indices)
         finally:
             fetching(None)
         if isinstance(data, list) and len(data) != len(indices):

@@ -32,7 +32,7 @@ class Saving:
             return True
         if self.options.save_steps:
             return bool(trainer.step % self.options.save_steps == 0)
-        return bool(trainer.every(self.options.save_period))
+        return trainer.due.period(trainer.step, self.options.save_period)
 
     def save(self) -> None:
         """Copy the state, which a thread then writes. Raises NonFinite instead of saving what is not finite."""

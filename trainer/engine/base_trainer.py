@@ -1,7 +1,6 @@
 """The loop: step, log, validate, save, stop. What one step does is in trainer.py."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from logger.console import log
 from logger.reporter import Reporter
 from trainer.checkpoint.saving import Saving
 from trainer.engine import compilation, replay
+from trainer.engine.due import Due
 from trainer.engine.evaluation import Evaluation
 from trainer.engine.loss import Loss
 from trainer.engine.memory_format import MemoryFormat
@@ -69,6 +69,7 @@ class BaseTrainer(Step):
         self.model: Any = self.parallel.model
         self.metrics = Metrics(metrics, device, [part.label for part in config.run.metrics])
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
+        self._schedules: list[Schedule] = list(by_name(lr_scheduler).values())
         self.built_with = {name: hyperparameters(o) for name, o in by_name(optimizer).items()}  # before any resume
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.options.precision == "fp16")
         self.data_loader, self.valid_data_loader = data_loader, valid_data_loader
@@ -76,6 +77,7 @@ class BaseTrainer(Step):
             self.data_state = data_loader.data_state()  # what callbacks change in the data set
         self.steps_per_epoch = data_loader.steps_per_epoch
         self.max_steps = total_steps(self.options, self.steps_per_epoch)
+        self.due = Due(self.options, self.steps_per_epoch, self.max_steps, valid_data_loader is not None)
 
         self.step = 0  # completed optimizer steps
         self.last_completed_step = 0  # the last step whose validation, best and after_epoch are done
@@ -86,7 +88,7 @@ class BaseTrainer(Step):
                 f"trainer.monitor: this run has no validation, so there is no {self.monitor.key}; give "
                 f"data_loader.args.validation_split, or monitor a training value such as min loss"
             )
-        self.window = Sums()  # since the last log point
+        self._sums = self.window = Sums()  # since the last log point
         self.epoch_sums = Sums()  # from the start of the epoch to the last log point
         self.stop_reason: str | None = None
         self.values: dict[str, float] = {}  # of the last epoch or validation
@@ -145,16 +147,16 @@ class BaseTrainer(Step):
     def _train(self) -> None:
         self.signal.install()
         with self._started() as stream:
-            self.finish_interrupted_step()
-            while not (self.interrupted or self.finished):
-                log_due = self.log_due(self.step + 1)
+            ending = self.finish_interrupted_step()
+            while not ending:
+                log_due = self.due.log(self.step + 1)
                 rates = self.run_step(stream, log_due)  # step
                 if log_due:
-                    with self.phase("logging"):
+                    with self.clock.phase("logging"):
                         self.reporter.train_point(self.step, self.collect() | rates)  # log
                 self.complete_step()  # validate
-                self.interrupted = self.interrupted or self.asked_to_stop()
-                self.save_if_due()  # save
+                ending = self.ending()
+                self.save_if_due(ending)  # save
             self._end()  # stop
 
     @contextlib.contextmanager
@@ -186,12 +188,18 @@ class BaseTrainer(Step):
             if self.saving is not None:
                 self.saving.wait()
 
-    def finish_interrupted_step(self) -> None:
-        """Do what a signal cut short in the run that is continued here."""
+    def finish_interrupted_step(self) -> bool:
+        """Do what a signal cut short in the run that is continued here. Returns whether the loop is to end."""
         if self.last_completed_step < self.step:
             self.complete_step()
+        ending = self.ending()
+        self.save_if_due(ending)
+        return ending
+
+    def ending(self) -> bool:
+        """Is this run to end now? All ranks must ask."""
         self.interrupted = self.interrupted or self.asked_to_stop()
-        self.save_if_due()
+        return self.interrupted or self.finished
 
     def asked_to_stop(self) -> bool:
         """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
@@ -210,15 +218,14 @@ class BaseTrainer(Step):
             if self.step == 0 and batches:
                 self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
             if self._step_size:  # else every sample of it was bad
-                with self.recording(self.window), self.parallel.translated_errors():
-                    compute = functools.partial(self.compute_step, batches)
-                    self.memory_format.step(compute, self.optimizers(), lambda: self.updated_in_step)
+                with self.parallel.translated_errors():
+                    self.compute_step(batches)
             self.parallel.sync_buffers()
         with self.phase("other"):
             rates = self.learning_rates() if log_due else {}  # of this step, before the schedules advance
             self.step += 1
             end_of_epoch = self.step % self.steps_per_epoch == 0
-            for schedule in self.schedules():
+            for schedule in self._schedules:
                 schedule.after_step(end_of_epoch)
             for callback in self.callbacks:
                 if hasattr(callback, "after_step"):
@@ -226,7 +233,8 @@ class BaseTrainer(Step):
             if self._untrained is not None:
                 self._untrained.after_step(end_of_epoch)
             self.reporter.step(self._step_size)
-            self.compiler.report(f"step {self.step}")
+            if self.compiler.enabled:
+                self.compiler.report(f"step {self.step}")
         return rates
 
     def collect(self) -> dict[str, float]:
@@ -247,16 +255,17 @@ class BaseTrainer(Step):
         return list(by_name(self.optimizer).values())
 
     def schedules(self) -> list[Schedule]:
-        return list(by_name(self.lr_scheduler).values())
+        return self._schedules
 
     def complete_step(self) -> None:
         """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
         end_of_epoch = self.step % self.steps_per_epoch == 0
-        if not end_of_epoch and not self.validation_due:
+        validates = self.due.validation(self.step)
+        if not end_of_epoch and not validates:
             self.last_completed_step = self.step
             return
         values: dict[str, float] = {}
-        if self.validation_due:
+        if validates:
             valid = self.evaluate(self.valid_data_loader, "validation")
             if valid is None:
                 return
@@ -310,11 +319,11 @@ class BaseTrainer(Step):
         with self._mode.eval(), self.parallel.no_grad():
             yield
 
-    def save_if_due(self) -> None:
+    def save_if_due(self, ending: bool) -> None:
         if self.saving is None:
             return
         self.saving.report_failure()
-        if self.saving.due(ending=self.interrupted or self.finished):
+        if self.saving.due(ending):
             with self.clock.phase("checkpoints"):
                 self.saving.save()
 
@@ -344,8 +353,9 @@ class BaseTrainer(Step):
     @property
     def finished(self) -> bool:
         """Is there nothing left to do?"""
-        all_done = self.step >= self.max_steps or bool(self._why_stopped())
-        return self.last_completed_step == self.step and all_done
+        if self.last_completed_step != self.step:
+            return False
+        return self.step >= self.max_steps or self.stop_reason is not None or self.monitor.stop
 
     @property
     def why_finished(self) -> str:
@@ -355,22 +365,6 @@ class BaseTrainer(Step):
         if self.monitor.stop:
             return f"{self.monitor.name} has not improved in {self.monitor.bad_count} validations"
         return self.stop_reason
-
-    @property
-    def validation_due(self) -> bool:
-        if self.valid_data_loader is None:
-            return False
-        if self.options.valid_steps:
-            return self.step % self.options.valid_steps == 0 or self.step == self.max_steps
-        return self.every(self.options.valid_period)
-
-    def log_due(self, step: int) -> bool:
-        return step % self.options.log_steps == 0 or step % self.steps_per_epoch == 0 or step == self.max_steps
-
-    def every(self, epochs: int) -> bool:
-        """Does a period of so many epochs, or the run, end with this step?"""
-        epoch, offset = divmod(self.step, self.steps_per_epoch)
-        return (offset == 0 and epoch % epochs == 0) or self.step == self.max_steps
 
     # -- start --------------------------------------------------------------------------------------------------------
 

@@ -21,15 +21,14 @@ class MemoryFormat:
     def __init__(self, model: nn.Module, automatic: bool) -> None:
         chosen = any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
         self.model, self._may_go_back = model, automatic and chosen
-        self._in_trial = self._may_go_back  # no training step has worked yet
+        self.in_trial = self._may_go_back  # no training step has worked yet
 
-    def step(self, compute: Callable[[], T], optimizers: Sequence[Optimizer], updated: Callable[[], bool]) -> T:
-        """The result of a training step. updated: may it have changed weights already?"""
-        if not self._in_trial:
-            return compute()
-        result = self._tried(compute, optimizers, updated)
-        self._in_trial = False
-        return result
+    def first_step(
+        self, compute: Callable[[], None], optimizers: Sequence[Optimizer], updated: Callable[[], bool]
+    ) -> None:
+        """A training step while `in_trial`. updated: may it have changed weights already?"""
+        self._tried(compute, optimizers, updated)
+        self.in_trial = False
 
     def evaluate(self, compute: Callable[[], T], optimizers: Sequence[Optimizer]) -> T:
         """The result of an evaluation of one batch."""
@@ -42,7 +41,7 @@ class MemoryFormat:
         except RuntimeError as e:
             if "view size is not compatible" not in str(e) or updated():
                 raise
-        self._may_go_back = self._in_trial = False
+        self._may_go_back = self.in_trial = False
         log.info(
             "channels_last is off: the model calls view() on a convolution's output (flatten() works in both formats)"
         )

@@ -28,15 +28,16 @@ class Sums:
         """Add a value per sample [size], or one number that is a mean over `weight` (by default, the samples)."""
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value, dtype=torch.float64)
-        if value.dim() and value.numel() == 1 and value.shape != (size,):
-            value = value.reshape(())
-        if value.dim() > 1 or (value.dim() == 1 and len(value) != size):
-            raise ValueError(
-                f"{name}: got a value of shape {list(value.shape)} for {size} samples; return one number per sample "
-                f"[{size}], or one for the batch []"
-            )
+        per_sample = value.dim() > 0
+        if per_sample and value.shape != (size,):
+            if value.numel() != 1:
+                raise ValueError(
+                    f"{name}: got a value of shape {list(value.shape)} for {size} samples; return one number per "
+                    f"sample [{size}], or one for the batch []"
+                )
+            value, per_sample = value.reshape(()), False
         pending = self._pending.setdefault(name, [])
-        counts = weight is None or value.dim()
+        counts = weight is None or per_sample
         pending.append((value.detach() if value.requires_grad else value, size if counts else weight))  # type: ignore[arg-type]
         if len(pending) >= FOLD:
             self._fold(name)
@@ -160,31 +161,41 @@ class Metrics:
                     f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
                 )
 
-    @torch.no_grad()
     def __call__(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """The values of the functions: per sample [B], or the mean over the batch []."""
-        values: dict[str, Tensor] = {}
-        with self._no_autocast():
-            plain = type(outputs) is Tensor and outputs.dtype == torch.float32
-            for name, function in self.functions.items():
-                value = function(outputs, targets) if plain else _call(function, outputs, targets)
-                if plain and type(value) is Tensor and value.shape in ((), outputs.shape[:1]) and name in self._usual:
-                    values[name] = value  # as mostly; the rest takes ten times as long
-                    continue
-                found = by_element(name, value)
-                for key, element in found.items():
-                    values |= self._by_class(key, element, targets)
-                if values.keys() >= found.keys():
-                    self._usual.add(name)
+        plain = type(outputs) is Tensor and outputs.dtype == torch.float32 and not self._autocasts()
+        if not plain or (self._evaluating and self.objects):
+            return self._general(outputs, targets)
+        outputs = outputs.detach()
+        values = {name: function(outputs, targets) for name, function in self.functions.items()}
+        for name, value in values.items():  # mostly a value per sample; what is done for others takes ten times as long
+            if name not in self._usual or type(value) is not Tensor or value.shape[:1] != outputs.shape[: value.dim()]:
+                return self._by_name(values, targets)
+        return values
+
+    def _autocasts(self) -> bool:
+        return self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
+
+    @torch.no_grad()
+    def _general(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
+        """Of any outputs, in float32; objects see the batch."""
+        with torch.autocast(self._device.type, enabled=False) if self._autocasts() else contextlib.nullcontext():
+            values = {name: _call(function, outputs, targets) for name, function in self.functions.items()}
             if self._evaluating:
                 for metric in self.objects.values():
                     _call(metric.update, outputs, targets)
-        return values
+        return self._by_name(values, targets)
 
-    def _no_autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._device.type != "meta" and torch.is_autocast_enabled(self._device.type):
-            return torch.autocast(self._device.type, enabled=False)
-        return contextlib.nullcontext()
+    def _by_name(self, values: Mapping[str, Any], targets: Any) -> dict[str, Tensor]:
+        """Each result by its name; those of several values by a name for each."""
+        named: dict[str, Tensor] = {}
+        for name, value in values.items():
+            found = by_element(name, value)
+            for key, element in found.items():
+                named |= self._by_class(key, element, targets)
+            if named.keys() >= found.keys():
+                self._usual.add(name)
+        return named
 
     def _by_class(self, name: str, value: Tensor, targets: Any) -> dict[str, Tensor]:
         """A value per class, [C], or per class of each sample, [B, C], as one for each class; others as they are."""

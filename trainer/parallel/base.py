@@ -14,6 +14,7 @@ from trainer.parallel import buffers
 from utils.process.group import world_size
 from utils.tensors import unwrap
 
+NOTHING = contextlib.nullcontext()
 NEAR = 0.9999  # this close to the limit, torch's own rounding decides whether to clip
 
 
@@ -58,7 +59,8 @@ class Strategy:
     ) -> None:
         """calls_parts: the trainer calls parts of the model on their own, not the model. more: the criterion's."""
         self.options, self.device, self.more = options, device, more
-        self.ranks = world_size()  # gradients are the mean over this many ranks
+        self.world_size = world_size()
+        self.ranks = self.world_size  # gradients are the mean over this many ranks
         self.model = model if calls_parts else self.wrap(model)
         self.connect()
         self._buffers = buffers.Buffers(unwrap(self.model), self.statistics)
@@ -77,11 +79,11 @@ class Strategy:
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         """Surrounds the forward and backward pass of one micro-batch. last: of the pass."""
-        return contextlib.nullcontext()
+        return NOTHING
 
     def translated_errors(self) -> AbstractContextManager[None]:
         """Surrounds the whole step: explains errors that only this strategy causes."""
-        return contextlib.nullcontext()
+        return NOTHING
 
     def another_backward(self) -> None:
         """A second backward pass in the same micro-batch."""
@@ -109,7 +111,7 @@ class Strategy:
 
     def sync_buffers(self) -> None:
         """After a step: the same buffers on all ranks."""
-        if world_size() > 1:
+        if self.world_size > 1:
             self._buffers.sync()
 
     # -- evaluation ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.parallel import buffers
-from trainer.parallel.base import Strategy
+from trainer.parallel.base import NOTHING, Strategy
 from utils.errors import Stopped
 from utils.process import group
 from utils.process.group import world_size
@@ -58,7 +58,7 @@ class Replicated(Strategy):
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         if self.ddp is None:
-            return contextlib.nullcontext()
+            return NOTHING
         self._in_backward = last and bool(self.complete)
         return contextlib.nullcontext() if self._in_backward else self.ddp.no_sync()
 
@@ -73,7 +73,7 @@ class Replicated(Strategy):
         self.complete = False
 
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
-        if world_size() == 1 or (self.ddp and self._averaged):
+        if self.world_size == 1 or (self.ddp and self._averaged):
             return
         self._averaged = True
         if self.ddp:  # which does not know the criterion's parameters, and those that were unfrozen later
