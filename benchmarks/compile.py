@@ -22,7 +22,7 @@ from trainer.checkpoint import resume
 from utils import config as configs
 from utils.run_folder import Run
 
-BATCH, SAMPLES, WARM = 128, 12_800, 10  # so many samples make steps of one size
+BATCH, SAMPLES, WARM = 128, 12_800, 10  # a multiple of BATCH: steps of one size
 SHAPES = {"MLP": (64,), "ConvNet": (1, 28, 28)}
 MODELS: dict[str, dict[str, Any]] = {
     "MLP": {"type": "MLP", "args": {"in_features": 64, "hidden": [128]}},

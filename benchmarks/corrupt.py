@@ -2,8 +2,8 @@
 
     python -m benchmarks.corrupt --flips 2000
 
-Next to it: what `torch.load(weights_only=True)` alone makes of the same files. In the table, `told` means that loading
-failed with an error. Results: benchmarks/RESULTS-faults.md
+Next to it: what `torch.load(weights_only=True)` alone makes of the same files. In the table, `reported` means that
+loading failed with an error. Results: benchmarks/RESULTS-faults.md
 """
 
 import argparse
@@ -32,13 +32,13 @@ def flips(data: bytes, n: int, dice: random.Random) -> Iterator[bytes]:
         yield data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :]
 
 
-def outcome(load: Callable[[Path], Any], path: Path, right: Any, told: type[Exception]) -> str:
+def outcome(load: Callable[[Path], Any], path: Path, right: Any, reported: type[Exception]) -> str:
     try:
         state = load(path)
-    except told:
-        return "told"
+    except reported:
+        return "reported"
     except Exception as e:
-        return f"not told as what it is: {type(e).__name__}"
+        return f"not reported as what it is: {type(e).__name__}"
     return "loaded WRONG" if next(unequal(state, right), None) else "loaded right"
 
 
@@ -62,7 +62,7 @@ def places(house: House) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
 
     yield "empty file", newest, lambda here: replace(here / newest, Path.touch)
     yield "a folder in its place", newest, lambda here: replace(here / newest, Path.mkdir)
-    yield "a text in its place", newest, lambda here: replace(here / newest, lambda p: p.write_text("hello"))
+    yield "a text file in its place", newest, lambda here: replace(here / newest, lambda p: p.write_text("hello"))
     yield "a link to nothing", newest, lambda here: replace(here / newest, lambda p: p.symlink_to("nowhere"))
     yield "swapped with an older one", newest, lambda here: swap(here, newest, older)
     yield "the best swapped with an older one", best, lambda here: swap(here, best, older)
@@ -101,8 +101,8 @@ def main() -> None:
         shutil.copytree(folder, here)
         do(here)
         rows[f"{what} ({name})"] = tuple(  # type: ignore[assignment]
-            Counter([outcome(load, here / name, checkpoint.load(folder / name), told)])
-            for load, told in ((checkpoint.load, checkpoint.BrokenCheckpoint), (torch_load, Exception))
+            Counter([outcome(load, here / name, checkpoint.load(folder / name), reported)])
+            for load, reported in ((checkpoint.load, checkpoint.BrokenCheckpoint), (torch_load, Exception))
         )
         shutil.rmtree(here)
 
@@ -111,8 +111,8 @@ def main() -> None:
     for name, (ours, theirs) in rows.items():
         texts = [", ".join(f"{count:,} {what}" for what, count in sorted(of.items())) for of in (ours, theirs)]
         print(f"{name:{wide}}  {texts[0]:<44}  {texts[1]}")
-    wrong = sum(n for ours, _ in rows.values() for what, n in ours.items() if what not in ("told", "loaded right"))
-    print(f"loaded wrong or not told: {wrong}")
+    wrong = sum(n for ours, _ in rows.values() for what, n in ours.items() if what not in ("reported", "loaded right"))
+    print(f"loaded wrong or not reported: {wrong}")
     shutil.rmtree(root)
     sys.exit(1 if wrong else 0)
 

@@ -189,8 +189,8 @@ def main() -> None:
         for name, taken in times.items() if distributed.is_main() else ():
             ratio = statistics.median(b / t for b, t in zip(times["bare"], taken, strict=True))
             speed, computing = BATCH / statistics.median(taken), statistics.median(cpu[name]) * 1e3
-            told = f"{name:14} {speed:8,.0f} samples/s   {ratio:.3f} of bare   CPU {computing:.2f} ms a step"
-            print(told, flush=True)
+            reported = f"{name:14} {speed:8,.0f} samples/s   {ratio:.3f} of bare   CPU {computing:.2f} ms a step"
+            print(reported, flush=True)
     os._exit(0)  # after Lightning, gloo's threads abort an orderly exit
 
 

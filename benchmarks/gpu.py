@@ -340,8 +340,8 @@ def main() -> None:
             theirs, mine = (statistics.median(speeds) for speeds in zip(*pairs, strict=True))
             ratio = statistics.median(own / other for other, own in pairs)
             label = name + (" compiled" if compiled else "")
-            told = f"{label:18} bare {theirs:10,.0f} samples/s   ours {mine:10,.0f} samples/s   {ratio:.3f} of bare"
-            print(told, flush=True)
+            reported = f"{label:18} bare {theirs:10,.0f} samples/s   ours {mine:10,.0f} samples/s   {ratio:.3f} of bare"
+            print(reported, flush=True)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def main() -> None:
     points, expected = ([p for p in of if "samples_per_s" not in p[0]] for of in (points, expected))
     assert points == expected, "TensorBoard's points differ"
     before = house.files()
-    told = house.train(workers, f"trainer.max_steps={last}", patch=watched(where)).lines[-1]
+    reported = house.train(workers, f"trainer.max_steps={last}", patch=watched(where)).lines[-1]
     assert house.files() == before, "resuming the finished run changed something"
 
     print(f"\n{args.kills} SIGKILLs in {storm:.0f} s over {last} steps; it went on by itself each time")
@@ -177,7 +177,7 @@ def main() -> None:
     for name, count in phases.most_common():
         print(f"{count:6}  {name}")
     print(f"checkpoint bit-equal, metrics.jsonl byte-equal, {len(points)} TensorBoard points once each and in order")
-    print(f"resuming the finished run: exit 0, nothing touched: {told}")
+    print(f"resuming the finished run: exit 0, nothing touched: {reported}")
     shutil.rmtree(root)
 
 

@@ -116,18 +116,18 @@ def main() -> None:
     if args.data_dir is None:
         setattr(vision, "read_mnist", random_mnist)  # noqa: B010
     images, labels = vision.read_mnist(args.data_dir or "", True)
-    normalised = images.float().div(255).sub(0.1307).div(0.3081)
-    task = peers.Task(MnistModel, F.nll_loss, normalised, labels, BATCH, side=28, samples=Pictures(images, labels))
+    normalized = images.float().div(255).sub(0.1307).div(0.3081)
+    task = peers.Task(MnistModel, F.nll_loss, normalized, labels, BATCH, side=28, samples=Pictures(images, labels))
     names = ["hand loop", "tuned", *peers.installed(args.only)]
     times: dict[str, list[float]] = {name: [] for name in names}  # a step
-    hand_loop(normalised, labels, 20)
+    hand_loop(normalized, labels, 20)
     for round_ in range(args.rounds):
         for name, taken in times.items():
             # ours changes the allocator of the process; the hand loop is to have the usual one
             if name == "hand loop":
-                taken.append(in_child(hand_loop, normalised, labels, args.steps) / args.steps)
+                taken.append(in_child(hand_loop, normalized, labels, args.steps) / args.steps)
             elif name == "tuned":
-                taken.append(in_child(hand_loop, normalised, labels, args.steps, True) / args.steps)
+                taken.append(in_child(hand_loop, normalized, labels, args.steps, True) / args.steps)
             elif name == "ours":
                 taken.append(in_child(ours, args.data_dir or "", args.steps) / args.steps)
             elif round_ < args.peer_rounds:

@@ -9,11 +9,9 @@ gradient norm (for clipping and the NaN check), accuracy, the schedule, and logg
 """
 
 import argparse
-import contextlib
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +102,18 @@ def ours(steps: int) -> Times:
         renamed = {"data": "batch", "forward": "rest of forward"}
         inside = ["other"]
 
-        @contextlib.contextmanager
-        def phase(name: str) -> Iterator[None]:
-            mark(inside[-1])
-            inside.append(renamed.get(name, name))
-            yield
-            mark(inside.pop())
+        class Phase:
+            def __init__(self, name: str) -> None:
+                self.name = renamed.get(name, name)
 
-        setattr(trainer.clock, "phase", phase)  # noqa: B010
+            def __enter__(self) -> None:
+                mark(inside[-1])
+                inside.append(self.name)
+
+            def __exit__(self, *_: object) -> None:
+                mark(inside.pop())
+
+        setattr(trainer.clock, "phases", {name: Phase(name) for name in trainer.clock.phases})  # noqa: B010
         mark.wrap(engine, "seed_all", "seeds", "gradients to None")
         mark.wrap(trainer.model, "forward", "model", "rest of forward")
         mark.wrap(trainer.criterion.criterion, "forward", "loss", "rest of forward")

@@ -91,4 +91,4 @@ def test_kill_storm(workers: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_corrupt() -> None:
-    assert "loaded wrong or not told: 0" in bench("corrupt", "--flips", "100")
+    assert "loaded wrong or not reported: 0" in bench("corrupt", "--flips", "100")

@@ -103,8 +103,8 @@ def test_the_makefile_of_a_copy(run, tmp_path, mode):
     assert ("bench" in targets, "lines" in targets) == (bool(mode), bool(mode))
     assert {"train", "test", "lint", "schema", "extra"} <= set(targets)
     if shutil.which("make"):
-        told = shell("make", "--dry-run", "-o", ".venv/.dev", "test", cwd=tmp_path / "Mine")
-        assert [line.split()[2] for line in told.splitlines()] == ["pytest"]
+        reported = shell("make", "--dry-run", "-o", ".venv/.dev", "test", cwd=tmp_path / "Mine")
+        assert [line.split()[2] for line in reported.splitlines()] == ["pytest"]
 
 
 # -- the manual: README.md of a copy ----------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_the_files_are_those_git_would_take():
 
 
 @GIT
-def test_first_commit_holds_everything_whatever_git_is_told(run, tmp_path):
+def test_first_commit_holds_everything_however_git_is_configured(run, tmp_path):
     """Nobody named, all arrays ignored by the person's own git, and called from another repository's hook."""
     (tmp_path / "ignore").write_text("*.npz\n*.json\n")
     (tmp_path / "gitconfig").write_text(f"[core]\n  excludesFile = {tmp_path}/ignore\n[user]\n  useConfigOnly = true\n")
@@ -171,7 +171,7 @@ def test_first_commit_is_by_whom_git_knows(run, tmp_path):
 
 
 @GIT
-def test_a_commit_that_git_refuses_is_told(run, tmp_path):
+def test_a_commit_that_git_refuses_is_reported(run, tmp_path):
     (tmp_path / "hooks").mkdir()
     (tmp_path / "hooks/pre-commit").write_text("#!/bin/sh\necho not on my watch >&2\nexit 1\n")
     (tmp_path / "hooks/pre-commit").chmod(0o755)

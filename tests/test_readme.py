@@ -123,16 +123,16 @@ def test_commands_and_snippets(tmp_path: Path, section: str, request: pytest.Fix
     for name, module in {"python": "", "python3": "", "torchrun": " -m torch.distributed.run"}.items():
         (bin_ / name).write_text(f'#!/bin/sh\nexec {sys.executable}{module} "$@"\n')
         (bin_ / name).chmod(0o755)
-    told = script(section)
+    reported = script(section)
     env = {**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     env |= {"GIT_CONFIG_GLOBAL": os.devnull, "PYTHONWARNINGS": "error::UserWarning"}
-    if "$MNIST" in told:
+    if "$MNIST" in reported:
         env["MNIST"] = str(request.getfixturevalue("mnist_dir"))
     for name in ("MAKEFLAGS", "MFLAGS", "PYTHON"):
         env.pop(name, None)
 
     done = subprocess.run(
-        ["bash", "-c", told], cwd=copy, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["bash", "-c", reported], cwd=copy, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
     assert done.returncode == 0, done.stdout[-5000:]

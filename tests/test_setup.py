@@ -18,9 +18,9 @@ def make(tmp_path):
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
 
-    # `make test` runs this test and hands what it was told itself to every make below it.
-    told = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")
-    env = {key: value for key, value in os.environ.items() if key not in told}
+    # `make test` runs this test and hands its own variables to every make below it.
+    reported = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON")
+    env = {key: value for key, value in os.environ.items() if key not in reported}
 
     def make(*args: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(["make", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -79,7 +79,7 @@ def test_an_extra_that_is_not_there(make, tmp_path, name):
     stamp(tmp_path, -1, ".venv/.uv", ".venv/.base")
     done = make("extra", *name)
     assert done.returncode == 2
-    assert "make extra NAME=...: pyproject.toml has the extras dev plots metrics bench" in done.stderr
+    assert "make extra NAME=...: pyproject.toml has the extras dev tables audio plots metrics bench" in done.stderr
 
 
 def test_a_schema_that_cannot_be_made_leaves_the_old_one(make, tmp_path):
@@ -98,7 +98,7 @@ def test_help_names_every_target(make, tmp_path):
     assert sorted([*named, "help"]) == sorted(" ".join(targets).split())
 
 
-def test_old_python_is_told(make, tmp_path):
+def test_old_python_is_reported(make, tmp_path):
     (tmp_path / "old").write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.18\nexit 1\n')
     (tmp_path / "old").chmod(0o755)
     done = make("train", "PYTHON=./old")

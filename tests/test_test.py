@@ -104,7 +104,7 @@ def test_no_run_and_no_checkpoint(tiny, test_py):
         test_py.main(["-r", str(tiny.folder / "empty")])
 
 
-def test_a_damaged_checkpoint_is_told(tiny, test_py):
+def test_a_damaged_checkpoint_is_reported(tiny, test_py):
     tiny.train()
     path = tiny.folder / "run/checkpoints/checkpoint-step12.pth"
     path.write_bytes(path.read_bytes()[:-100])

@@ -59,7 +59,7 @@ def _signal(exit_codes: Iterable[int | None]) -> str | None:
 
 
 class Interrupted(Exception):
-    """A signal ended the run after its state was saved."""
+    """A signal, or the end of its time budget, ended the run after its state was saved."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)

@@ -17,7 +17,7 @@ log = logging.getLogger("groundwork.data_loader")  # below the project's logger,
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
 MISSING = object()
 SHORT = 100  # items of a list or dict that are compared at each step
-LONG = 10**5  # of an array, so many numbers at even distances are compared, once an epoch; of a list the first
+LONG = 10**5  # entries compared once an epoch: evenly spaced ones of an array, the first of a list
 
 
 class Change(NamedTuple):

@@ -70,7 +70,7 @@ def load(owner: Loader, requests: Iterator[Request]) -> Generator[Batch, None, N
 
 def _load(owner: Loader, requests: Iterator[Request], options: dict[str, Any]) -> Generator[Batch, None, None]:
     ahead: deque[Request] = deque()  # those that workers have
-    told: set[str] = set()
+    reported: set[str] = set()
 
     def noting(requests: Iterator[Request]) -> Iterator[Request]:
         for request in requests:
@@ -92,8 +92,8 @@ def _load(owner: Loader, requests: Iterator[Request], options: dict[str, Any]) -
             else:
                 return
         for change in changes:
-            if str(change) not in told:
-                told.add(str(change))
+            if str(change) not in reported:
+                reported.add(str(change))
                 how = f" ({shown(change.before)} -> {shown(change.now)})" if change.key is not None else ""
                 log.info(f"data_loader: {change} was changed{how}: the workers were started again with it")
 

@@ -752,10 +752,12 @@ def test_message(house: Path, change: dict, said: str) -> None:  # noqa: F811
     before = sorted(house.iterdir())
     with pytest.raises(ConfigError) as error:
         load(change.get("files", ["x.yaml"]), change.get("set", [])).check()
-    told = str(error.value)
-    told = told.replace(", ".join([*RunConfig.model_fields, "base"]), "<KEYS>")
-    told = told.replace(", ".join(TrainerConfig.model_fields), "<TRAINER KEYS>")
-    assert re.sub(r"has \d+ more|is not installed", "...", told) == said  # how many depends on the versions installed
+    reported = str(error.value)
+    reported = reported.replace(", ".join([*RunConfig.model_fields, "base"]), "<KEYS>")
+    reported = reported.replace(", ".join(TrainerConfig.model_fields), "<TRAINER KEYS>")
+    assert (
+        re.sub(r"has \d+ more|is not installed", "...", reported) == said
+    )  # how many depends on the versions installed
     assert sorted(house.iterdir()) == before
 
 

@@ -169,7 +169,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize("fault, stage, count", CELLS)
-def test_each_failure_ends_the_run_and_is_told(fault: str, stage: str, count: int, tmp_path: Path) -> None:
+def test_each_failure_ends_the_run_and_is_reported(fault: str, stage: str, count: int, tmp_path: Path) -> None:
     where = stage if stage in ("valid", "test") else "train"
     house = House(tmp_path, spec(fault, where, count, first=stage in ("first step", "check")))
     patch = pretend(fault, where, count)

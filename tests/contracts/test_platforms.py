@@ -47,7 +47,7 @@ def no_links(*args, **kwargs):
 
 os.link = os.symlink = no_links
 multiprocessing.set_start_method("spawn")
-# Text files have another encoding than UTF-8 unless told, and so has the console
+# Text files have another encoding than UTF-8 unless given, and so has the console
 warnings.filterwarnings("ignore", category=EncodingWarning)
 warnings.filterwarnings("error", category=EncodingWarning, module="(__main__|utils|logger|data_loader|model|trainer)")
 """

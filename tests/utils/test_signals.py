@@ -33,6 +33,16 @@ def test_the_first_signal_sets_a_flag(number: int, code: int) -> None:
     assert stop.number == number
 
 
+def test_the_end_of_the_time_budget() -> None:
+    assert StopSignal(1000.0).poll() == StopSignal().poll() == 0
+    stop = StopSignal(0.0)
+    stop.install()
+    assert (stop.poll(), stop.exit_code) == (signals.TIME_UP, 4)
+    signal.raise_signal(signal.SIGTERM)  # the scheduler's, while it saves
+    assert (stop.poll(), stop.exit_code) == (signal.SIGTERM, 143)
+    stop.restore()
+
+
 def test_handlers_are_restored(handlers: list[object]) -> None:
     """Also those of another run in this process, and after a second install."""
     outer, inner = StopSignal(), StopSignal()

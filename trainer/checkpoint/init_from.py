@@ -49,10 +49,10 @@ def load(model: nn.Module, path: Path) -> list[str]:
     lines = [f"init_from {path}: {len(fits)} of the model's {len(own)} tensors loaded{without}"]
     shapes = [k for k in weights if k in own and k not in fits]
     for what, keys in (
-        ("missing there, left as initialised", [k for k in own if k not in weights]),
+        ("missing there, left as initialized", [k for k in own if k not in weights]),
         ("not in the model, left out", [k for k in weights if k not in own]),
         (
-            "of another shape, left as initialised",
+            "of another shape, left as initialized",
             [f"{k} {list(_shape(weights[k]) or ())} -> {list(_shape(own[k]) or ())}" for k in shapes],
         ),
     ):

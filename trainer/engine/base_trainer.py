@@ -103,7 +103,7 @@ class BaseTrainer(Step):
         self.memory_format = MemoryFormat(self.model, automatic=self.options.channels_last is None)
         verbosity = self.options.verbosity if self.rank == 0 else 0
         self.reporter = Reporter(verbosity, self.options.tensorboard, self.max_steps, self.steps_per_epoch)
-        self.signal = StopSignal()
+        self.signal = StopSignal(self.options.max_time)
         self._stop_votes = group.DelayedMax()  # of all ranks
         self.interrupted = False  # by a signal
 
@@ -167,7 +167,7 @@ class BaseTrainer(Step):
         untrained = [*unwrap(self.model).named_parameters(), *self.criterion.named_parameters()]
         self._untrained = Untrained(untrained, self.optimizers())
         self.reporter.start(self.step)
-        self.compiler.start(self.device)
+        self.compiler.start(self.device, self.calls_parts)
         self.clock.start()
         stream = self.data_loader.iter_steps(self.step)
         try:
@@ -202,11 +202,12 @@ class BaseTrainer(Step):
         return self.interrupted or self.finished
 
     def asked_to_stop(self) -> bool:
-        """Has a signal come on any rank? On several ranks it takes effect one step later, on all at the same."""
+        """Has a signal come on any rank, or is its time up? On several ranks it takes effect one step later, on all."""
+        asked = self.signal.poll()
         if self.world_size > 1:
-            self.signal.number = max(self.signal.number, vote := self._stop_votes(self.signal.number))
-            return vote > 0
-        return self.signal.number > 0
+            asked = self._stop_votes(asked)
+            self.signal.number = max(self.signal.number, asked)
+        return asked > 0
 
     def run_step(self, stream: Iterator[Any], log_due: bool = False) -> dict[str, float]:
         """One optimizer step. Returns the learning rates it used, where they are to be logged."""
@@ -221,20 +222,18 @@ class BaseTrainer(Step):
                 with self.parallel.translated_errors():
                     self.compute_step(batches)
             self.parallel.sync_buffers()
-        with self.phase("other"):
-            rates = self.learning_rates() if log_due else {}  # of this step, before the schedules advance
-            self.step += 1
-            end_of_epoch = self.step % self.steps_per_epoch == 0
-            for schedule in self._schedules:
-                schedule.after_step(end_of_epoch)
-            for callback in self.callbacks:
-                if hasattr(callback, "after_step"):
-                    callback.after_step(self)
-            if self._untrained is not None:
-                self._untrained.after_step(end_of_epoch)
-            self.reporter.step(self._step_size)
-            if self.compiler.enabled:
-                self.compiler.report(f"step {self.step}")
+        self.doing("other")
+        rates = self.learning_rates() if log_due else {}  # of this step, before the schedules advance
+        self.step += 1
+        end_of_epoch = self.step % self.steps_per_epoch == 0
+        for schedule in self._schedules:
+            schedule.after_step(end_of_epoch)
+        for callback in self.callbacks:
+            if hasattr(callback, "after_step"):
+                callback.after_step(self)
+        if self._untrained is not None:
+            self._untrained.after_step(end_of_epoch)
+        self.reporter.step(self._step_size)
         return rates
 
     def collect(self) -> dict[str, float]:
@@ -305,9 +304,7 @@ class BaseTrainer(Step):
     def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
         """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
         with self.clock.phase("validation"):
-            values = Evaluation(self, loader, label).run()
-        self.compiler.report(f"the {label} after step {self.step}")
-        return values
+            return Evaluation(self, loader, label).run()
 
     def train_mode(self) -> None:
         """Put the model into train mode, frozen parts excepted (train_mode.py)."""
@@ -335,7 +332,7 @@ class BaseTrainer(Step):
                 self.saving.finish()
         log.info(self.clock)
         if not self.finished:
-            text = f"stopped by a signal after step {self.step}/{self.max_steps}; saved. Continue with: "
+            text = f"stopped by {self.signal.reason} after step {self.step}/{self.max_steps}; saved. Continue with: "
             text += f"python train.py -r {self.run}"
             log.info(text)
             if self.world_size > 1:

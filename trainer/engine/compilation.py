@@ -1,7 +1,6 @@
-"""`trainer.compile`: torch.compile for the model, its recompilations counted and reported."""
+"""`trainer.compile`: torch.compile for the model."""
 
 import contextlib
-import time
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from logger.console import log
 from utils.errors import Stopped, UsageError
 
 BACKEND = "inductor"
-MANY = 12  # graphs; worth a warning
 
 
 class Compiler:
@@ -20,53 +18,26 @@ class Compiler:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self.graphs = 0
-        self._reported = 0  # graphs
-        self._warned = False
-        self._seconds = 0.0
 
     def compile(self, model: nn.Module) -> None:
         """Compile the model in place: its names and its state stay."""
         if self.enabled:
             # With torch's own limit, 8 a function, what is compiled would depend on which shapes came first
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 10**6
-            model.compile(backend=self._compile, dynamic=False)
+            model.compile(backend=BACKEND, dynamic=False)
 
-    def start(self, device: torch.device) -> None:
-        if self.enabled:
-            log.info("the first step compiles, which may take minutes")
-        if self.enabled and device.type == "cpu":
-            log.warning("trainer.compile: on a CPU it is seldom faster; compare samples/s with trainer.compile=false")
-
-    def report(self, during: str) -> None:
-        """Report what was compiled since the last time."""
+    def start(self, device: torch.device, calls_parts: bool) -> None:
         if not self.enabled:
             return
-        if self.graphs == self._reported:
-            if not self.graphs and not self._warned:
-                self._warned = True
-                log.warning("trainer.compile: nothing was compiled: this trainer never calls the model as a whole")
-            return
-        new, again = self.graphs - self._reported, "compiled again" if self._reported else "compiled"
-        log.info(f"{again} in {during}: {new} graph{'s' if new > 1 else ''}, {self._seconds:.0f} s")
-        if self._reported < MANY <= self.graphs:
-            log.warning(
-                f"trainer.compile: {self.graphs} graphs by now, one for each shape and mode. Give all samples one "
-                "shape, or set trainer.compile=false"
-            )
-        self._reported, self._seconds = self.graphs, 0.0
+        log.info("the first step compiles, which may take minutes; so does the first one of another batch size")
+        if calls_parts:
+            log.warning("trainer.compile: nothing is compiled: this trainer calls parts of the model, never the model")
+        elif device.type == "cpu":
+            log.warning("trainer.compile: on a CPU it is seldom faster; compare samples/s with trainer.compile=false")
 
     def off(self) -> contextlib.AbstractContextManager[Any]:
         """Within this, compiled modules run as they were written, so that the hooks of each layer are called."""
         return torch.compiler.set_stance("force_eager") if self.enabled else contextlib.nullcontext()
-
-    def _compile(self, graph: Any, inputs: list[Any]) -> Any:
-        """torch calls this with each graph that it found."""
-        began = time.perf_counter()
-        compiled = torch._dynamo.lookup_backend(BACKEND)(graph, inputs)
-        self.graphs += 1
-        self._seconds += time.perf_counter() - began
-        return compiled
 
 
 def failed(error: Exception) -> Stopped | None:

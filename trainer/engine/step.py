@@ -183,9 +183,13 @@ class Step:
 
         at: growing numbers that tell apart what happens in one phase of one step.
         """
+        self.doing(name, *at)
+        return self.clock.phases[name]
+
+    def doing(self, name: str, *at: int) -> None:
+        """Tell the watchdog of other ranks what begins."""
         place, Progress.doing = PHASES[name]
         Progress.at = (self.step, place, *at)
-        return self.clock.phase(name)
 
     @property
     def updated_in_step(self) -> bool:

@@ -92,9 +92,9 @@ class _Phase:
         outer = clock._open[-1]
         clock.seconds[outer] += now - clock._last
         clock._last = now
+        clock._open.append(self.name)
         if clock._events is not None:
             clock._record(outer)
-        clock._open.append(self.name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         clock, now = self.clock, time.perf_counter()

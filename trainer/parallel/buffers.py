@@ -1,14 +1,14 @@
 """Collectives over many tensors at once, and what a model holds besides its weights: buffers, batch norm statistics."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _NormBase
 
-from utils.process.group import sum_over_ranks, world_size
+from utils.errors import UsageError
+from utils.process.group import world_size
 
 
 @torch.no_grad()
@@ -82,52 +82,13 @@ class Buffers:
         broadcast_tensors(self.others)
 
 
-class SyncBatchNorm(_BatchNorm):
-    """Batch norm over the samples of all ranks. On GPUs torch has its own; this one is for the CPU."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        assert input.dim() >= 2
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or world_size() == 1:
-            return super().forward(input)
-        dims, shape = [0, *range(2, input.dim())], [1, -1] + [1] * (input.dim() - 2)
-        count = sum_over_ranks([input.numel() / input.shape[1]])[0]
-        mean = _Sum.apply(input.sum(dims)) / count
-        centered = input - mean.view(shape)
-        var = _Sum.apply(centered.square().sum(dims)) / count
-        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean.detach(), share)
-            self.running_var.lerp_(var.detach() * (count / max(count - 1, 1)), share)
-        output = centered * (var.view(shape) + self.eps).rsqrt()
-        return output if self.weight is None else output * self.weight.view(shape) + self.bias.view(shape)
-
-
-class _Sum(torch.autograd.Function):
-    """Over all ranks; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
 def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     """The model, every batch norm in it over the samples of all ranks."""
     if world_size() == 1:
         return model
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.__class__ = SyncBatchNorm
-    return model
+    if device.type != "cuda":
+        raise UsageError(
+            f"trainer.sync_batchnorm: true was given, but torch synchronizes batch norm on CUDA GPUs only, not on "
+            f"{device.type}; leave it out, or use trainer.exact_ranks: true for the same bits on any number of ranks"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)

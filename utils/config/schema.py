@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from utils.config.files import KeyPath, Tree, did_you_mean, dotted, nearest, shown
-from utils.config.values import LISTS, MAPPINGS, OF_TORCH, UNIONS, expanded, full_name, whole
+from utils.config.values import LISTS, MAPPINGS, OF_TORCH, UNIONS, expanded, full_name, seconds, whole
 from utils.run_folder import NOT_A_NAME, is_folder_name
 
 Count = Annotated[int, Ge(1), Le(2**63 - 1), BeforeValidator(whole)]
@@ -108,6 +108,9 @@ class TrainerConfig(Model):
     args: Args = Field({}, description="the arguments that this class adds to those of BaseTrainer")
     epochs: Count | None = Field(None, description="passes over the training data")
     max_steps: Count | None = Field(None, validate_default=True, description="optimizer steps, instead of epochs")
+    max_time: Annotated[Positive, BeforeValidator(seconds)] | None = Field(
+        None, description="time budget in seconds, or as 90m or 8.5h; then the run saves and ends with exit code 4"
+    )
     save_dir: FilePath = Field("saved/", description="folder of all runs: save_dir/name/run-id")
     save_period: Count = Field(1, description="epochs between checkpoints")
     save_steps: Count | None = Field(None, description="optimizer steps between checkpoints")
@@ -135,7 +138,7 @@ class TrainerConfig(Model):
     limit_batches: Count | None = Field(None, description="maximum steps per epoch and batches per validation")
     timeout: Count = Field(600, description="seconds without progress after which several processes are stopped")
     skip_bad_samples: Natural = Field(0, description="samples that may fail to load before the run stops")
-    sync_batchnorm: bool = Field(False, description="synchronize batch norm statistics across ranks")
+    sync_batchnorm: bool = Field(False, description="on GPUs: synchronize batch norm statistics across ranks")
     exact_ranks: bool = Field(
         False, description="the same bits on any number of ranks; accumulate counts the micro-batches of all ranks"
     )

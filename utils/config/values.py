@@ -43,6 +43,12 @@ def whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+def seconds(value: Any) -> Any:
+    """A duration such as 30s, 90m or 8.5h in seconds; anything else as it is."""
+    match = re.fullmatch(r"(\d+\.?\d*) ?([smh])", value) if isinstance(value, str) else None
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else value
+
+
 def expanded(path: str) -> str:
     """A path without ~ and $VARIABLE. ValueError: there is no such variable."""
     path = os.path.expanduser(os.path.expandvars(path))

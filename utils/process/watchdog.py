@@ -161,17 +161,17 @@ class Watchdog(threading.Thread):
         """Report the failure once, on rank 0 if it is alive, and end this process."""
         text = text if text.startswith("rank ") else f"rank {rank} failed: {text}"
         with self._lock:
-            told = False
+            reported = False
             with contextlib.suppress(dist.DistError):
                 if self.rank == 0:
                     self.tell(text)
-                    told = True
-                    self.store.set("told", "")
+                    reported = True
+                    self.store.set("reported", "")
                     self._wait(lambda: self.store.add("gone", 0) == self.world - 1)  # it may host the store: ends last
                 else:
-                    told = rank != self.rank or self._wait(lambda: self.store.check(["told"]))
+                    reported = rank != self.rank or self._wait(lambda: self.store.check(["reported"]))
                     self.store.add("gone", 1)
-            if not told:
+            if not reported:
                 self.tell(text)
             if f"rank {self.rank} (" in text:  # this rank hangs: show where
                 stack = sys._current_frames()[threading.main_thread().ident or 0]
@@ -188,9 +188,9 @@ class Watchdog(threading.Thread):
 
 def _of_others(error: BaseException) -> bool:
     """Whether the error only says that another rank is gone."""
-    told = f"{type(error).__name__}: {error}".lower()
+    reported = f"{type(error).__name__}: {error}".lower()
     known = ("gloo", "nccl", "connection reset", "closed by peer", "connection refused", "broken pipe")
-    return isinstance(error, (dist.DistError, RuntimeError)) and any(word in told for word in known)
+    return isinstance(error, (dist.DistError, RuntimeError)) and any(word in reported for word in known)
 
 
 _watchdog: Watchdog | None = None

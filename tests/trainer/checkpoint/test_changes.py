@@ -1,4 +1,4 @@
-"""What is changed between a checkpoint and its resume is exact, or told, or refused."""
+"""What is changed between a checkpoint and its resume is exact, or reported, or refused."""
 
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def test_warned(change: str, house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "key, new, told",
+    "key, new, reported",
     [
         ("torch", "1.0", "numbers may be rounded differently"),
         ("device", "cuda", "numbers are rounded differently"),
@@ -92,11 +92,11 @@ def test_warned(change: str, house: House) -> None:
         ("threads", 3, "torch uses another number of CPU threads: numbers may be rounded differently"),
     ],
 )
-def test_warned_of_the_environment(key: str, new: Any, told: str, house: House) -> None:
+def test_warned_of_the_environment(key: str, new: Any, reported: str, house: House) -> None:
     original = state.environment
     patch = lambda: setattr(state, "environment", lambda trainer: original(trainer) | {key: new})  # noqa: E731
     text = house.train(patch=patch).text
-    assert f"-> {new}; not bit-exact from here on: {told}\n" in text
+    assert f"-> {new}; not bit-exact from here on: {reported}\n" in text
 
 
 def test_warned_of_the_length_of_the_data_set(tmp_path: Path) -> None:

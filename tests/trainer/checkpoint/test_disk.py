@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone: told at once, and nothing that is on it is harmed."""
+"""A disk that is full, read-only or gone: reported at once, and nothing that is on it is harmed."""
 
 import contextlib
 import errno
@@ -55,9 +55,9 @@ def test_disk_full_for_a_while(small_disk: Path, tmp_path: Path) -> None:
     house, whole = on(small_disk), House(tmp_path / "whole", config(trainer__tensorboard=True))
     whole.train()
     begin = at_step(7, lambda _: fill(small_disk))
-    told = at_step(9, lambda _: None)  # waits for the writer
+    reported = at_step(9, lambda _: None)  # waits for the writer
     end = at_step(13, lambda _: (small_disk / "big").unlink())
-    result = house.train(patch=together(begin, told, end))
+    result = house.train(patch=together(begin, reported, end))
     line = (
         "error: could not save a checkpoint in saved/t/r/checkpoints: No space left on device; 0.0 MB are needed, "
         "0.0 MB are free; on the disk is checkpoint-step6.pth"
@@ -179,10 +179,10 @@ def test_read_only(small_disk: Path) -> None:
         fresh = house.command("-c", "c.yaml")
     finally:
         subprocess.run(["umount", "-l", small_disk], check=True)
-    told = "Read-only file system; free space or fix permissions there, or choose another folder with "
-    told += "trainer.save_dir=FOLDER"
-    assert (again.code, again.lines[-1]) == (2, f"error: cannot write to saved/t/r: {told}")
-    assert (fresh.code, fresh.lines[-1].endswith(told)) == (2, True)
+    reported = "Read-only file system; free space or fix permissions there, or choose another folder with "
+    reported += "trainer.save_dir=FOLDER"
+    assert (again.code, again.lines[-1]) == (2, f"error: cannot write to saved/t/r: {reported}")
+    assert (fresh.code, fresh.lines[-1].endswith(reported)) == (2, True)
 
 
 def test_folder_deleted(house: House, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_folder_deleted_for_good(house: House) -> None:
     assert "nothing newer than the start is on the disk" in house.train(patch=at_step(9, delete), code=3).lines[-1]
 
 
-def test_little_space_is_told_at_the_start(small_disk: Path) -> None:
+def test_little_space_is_reported_at_the_start(small_disk: Path) -> None:
     house = on(small_disk, arch__args__widths=[64, 128])
     text = house.train(code=3).text
     assert "warning: saved/t/r/checkpoints: 1.0 MB are free, and two checkpoints need about 1.8 MB; free some" in text

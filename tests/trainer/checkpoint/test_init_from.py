@@ -26,7 +26,7 @@ def test_init_from_takes_the_weights_and_nothing_else(tiny):
     assert tiny.points("valid", "second")[0]["loss"] < tiny.points("valid", "first")[-1]["loss"]
 
 
-def test_init_from_tells_what_did_not_fit(tiny):
+def test_init_from_reports_what_did_not_fit(tiny):
     tiny.train("trainer.epochs=1", run="first")
     state = tiny.load("checkpoint-step6.pth", "first")["model"]
     state["module.extra.weight"] = torch.zeros(1)
@@ -35,9 +35,9 @@ def test_init_from_tells_what_did_not_fit(tiny):
     tiny.train("arch.args.num_classes=12", f"init_from={tiny.folder / 'weights.pth'}", "trainer.epochs=1")
     assert f"init_from {tiny.folder}/weights.pth: 1 of the model's 4 tensors loaded\n" in tiny.log()
     for line in (
-        "1 missing there, left as initialised: layers.0.bias\n",
+        "1 missing there, left as initialized: layers.0.bias\n",
         "1 not in the model, left out: module.extra.weight\n",
-        "2 of another shape, left as initialised: layers.2.weight [10, 16] -> [12, 16], layers.2.bias [10] -> [12]\n",
+        "2 of another shape, left as initialized: layers.2.weight [10, 16] -> [12, 16], layers.2.bias [10] -> [12]\n",
     ):
         assert line in tiny.log()
 

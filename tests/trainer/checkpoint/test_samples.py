@@ -58,7 +58,7 @@ def test_killed_among_draws(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("at_once", [False, True])
-def test_bad_sample_is_told(at_once: bool, workers: int, tmp_path: Path) -> None:
+def test_bad_sample_is_reported(at_once: bool, workers: int, tmp_path: Path) -> None:
     house = House(tmp_path, drawing(data_loader__args__at_once=at_once, data_loader__args__num_workers=workers))
     result = house.train(patch=unreadable(BAD), code=3)
     place = re.sub(r"\d+", "LINE", result.lines[-2].split("(at ")[1])
@@ -75,10 +75,10 @@ def test_bad_samples_are_skipped(at_once: bool, tmp_path: Path) -> None:
     house, whole = House(tmp_path / "a", spec), House(tmp_path / "b", spec)
     bad = unreadable(*range(0, 200, 15))
     text = whole.train(patch=bad).text
-    told = [line for line in text.splitlines() if "skipped (" in line]
-    assert len(told) == len(set(told)) == 14
-    assert told[0].startswith("warning: skipped (1 of 20 allowed): sample ")
-    assert "could not be read: ValueError: no such label (at " in told[0]
+    reported = [line for line in text.splitlines() if "skipped (" in line]
+    assert len(reported) == len(set(reported)) == 14
+    assert reported[0].startswith("warning: skipped (1 of 20 allowed): sample ")
+    assert "could not be read: ValueError: no such label (at " in reported[0]
     assert sorted(whole.state()["skipped"]) == list(range(0, 200, 15))
     house.train("data_loader.args.num_workers=2", patch=lambda: (bad(), at_step(9, die)()), code=137)
     house.train("data_loader.args.num_workers=2", patch=bad)
@@ -122,7 +122,7 @@ def test_a_step_of_bad_samples_only(precision: str, tmp_path: Path) -> None:
     assert house.state()["step"] == 200 - 20
 
 
-def test_killed_worker_is_told(tmp_path: Path) -> None:
+def test_killed_worker_is_reported(tmp_path: Path) -> None:
     def patch() -> None:
         read = Drawing.__getitem__
         main = os.getpid()
@@ -143,7 +143,7 @@ def test_killed_worker_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_corrupt_image_is_told_with_its_path(workers: int, tmp_path: Path) -> None:
+def test_corrupt_image_is_reported_with_its_path(workers: int, tmp_path: Path) -> None:
     dice = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "images/train" / name).mkdir(parents=True)

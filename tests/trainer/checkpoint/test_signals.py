@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGUSR1: the step is finished, the state saved, the way on told; workers never stay behind."""
+"""SIGTERM, SIGINT, SIGUSR1: the step is finished, the state saved, the way on reported; workers never stay behind."""
 
 import os
 import re
@@ -28,7 +28,7 @@ from trainer.engine.base_trainer import BaseTrainer
 from trainer.trainer import Trainer
 from utils.signals import StopSignal
 
-TOLD = r"stopped by a signal.* after step 9/18; saved. Continue.*: python train.py -r saved/t/r"
+REPORTED = r"stopped by a signal.* after step 9/18; saved. Continue.*: python train.py -r saved/t/r"
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 143}
 
 
@@ -51,10 +51,10 @@ def goes_on(house: House, whole: House, *args: str) -> None:
 @pytest.mark.parametrize("number", CODES)
 def test_step_is_finished_and_saved(number: int, house: House, whole: House) -> None:
     result = house.train(patch=at_step(8, raised(number)), code=CODES[signal.Signals(number)])
-    [told] = [line for line in result.lines if "stopped" in line]
-    assert re.fullmatch(TOLD, told)
+    [reported] = [line for line in result.lines if "stopped" in line]
+    assert re.fullmatch(REPORTED, reported)
     assert house.steps[0] == 9
-    assert (house.run / "log.txt").read_text().endswith(f"{told}\n")
+    assert (house.run / "log.txt").read_text().endswith(f"{reported}\n")
     goes_on(house, whole)
 
 
@@ -65,6 +65,20 @@ def test_during_validation(house: House, whole: House) -> None:
     state = house.state()
     assert (state["step"], state["last_completed_step"]) == (2 * STEPS, 2 * STEPS - 1)
     goes_on(house, whole)
+
+
+def out_of_time(trainer: BaseTrainer) -> None:
+    trainer.signal._deadline = 0.0
+
+
+def test_time_budget(house: House, whole: House) -> None:
+    """trainer.max_time: saves, ends with exit code 4, and a resume goes on to the same bits."""
+    result = house.train("trainer.max_time=9h", patch=at_step(8, out_of_time), code=4)
+    reported = "stopped by the end of its time budget (trainer.max_time) after step 9/18; saved. Continue with: "
+    assert result.lines[-1] == reported + "python train.py -r saved/t/r"
+    assert house.state()["config"]["trainer"]["max_time"] == 9 * 3600
+    assert house.train("trainer.max_time=1e-9", code=4).lines[-1].startswith(reported)  # no step, nothing lost
+    goes_on(house, whole, "trainer.max_time=null")
 
 
 def test_during_a_save(house: House, whole: House) -> None:
@@ -109,7 +123,7 @@ def test_what_is_no_second_signal(first: int, second: int, pause: float, house: 
         raised(second)()
 
     result = house.train(patch=at_step(8, both), code=CODES[signal.Signals(first)])
-    assert re.search(TOLD, result.text)
+    assert re.search(REPORTED, result.text)
     assert house.steps[0] == 9
     goes_on(house, whole)
 
@@ -141,7 +155,7 @@ def test_no_worker_outlives_its_parent(house: House, whole: House) -> None:
 
 
 def test_worker_of_a_parent_already_dead() -> None:
-    """Killed between the fork and the worker's request to be told: the worker finds another process in its place."""
+    """Killed between the fork and the worker's request to be notified: it finds another process in its place."""
     pid = os.fork()
     if pid == 0:
         _start_worker(os.getpid(), 0)  # no process is its own parent

@@ -107,19 +107,19 @@ def test_checkpoint_of_wrong_types(key: str, value: Any, house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "change, told",
+    "change, reported",
     [
         ({"arch": {"type": "os.system", "args": {}}}, "unknown name"),
         ({"name": "../../outside"}, "name"),
         ({"loss": {"type": "torch.load", "args": {}}}, "unknown name"),
     ],
 )
-def test_config_in_a_checkpoint(change: dict[str, Any], told: str, house: House) -> None:
+def test_config_in_a_checkpoint(change: dict[str, Any], reported: str, house: House) -> None:
     """test.py builds from it."""
     state = house.state()
     path = replace(house, state | {"config": state["config"] | change})
     result = run_test_py(house, path)
-    assert (result.code, told in result.text, "Traceback" in result.text) == (2, True, False), result.text
+    assert (result.code, reported in result.text, "Traceback" in result.text) == (2, True, False), result.text
 
 
 BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
@@ -225,7 +225,7 @@ def test_weights_of_2020(of_2020: Path) -> None:
     model.load_state_dict(weights.read(of_2020 / "checkpoint-epoch3.pth", model.state_dict()))
 
 
-def test_resume_of_2020_is_told(of_2020: Path, house: House) -> None:
+def test_resume_of_2020_is_reported(of_2020: Path, house: House) -> None:
     file = of_2020 / "checkpoint-epoch3.pth"
     result = house.command("-r", file, "-c", "c.yaml")
     assert (result.code, result.lines) == (

@@ -7,14 +7,14 @@ __all__ = ["tiny"]
 
 
 def test_hooks_run_in_the_order_of_the_config(tiny, monkeypatch):
-    told = []
+    reported = []
 
     class First:
         def after_step(self, trainer):
-            told.append((type(self).__name__, trainer.step))
+            reported.append((type(self).__name__, trainer.step))
 
         def after_epoch(self, trainer, values):
-            told.append((type(self).__name__, sorted(values)))
+            reported.append((type(self).__name__, sorted(values)))
 
     class Second(First):
         pass
@@ -23,7 +23,7 @@ def test_hooks_run_in_the_order_of_the_config(tiny, monkeypatch):
         monkeypatch.setattr(trainer.callbacks, callback.__name__, callback, raising=False)
     tiny.train("callbacks=[Second, First]", "trainer.epochs=1", "trainer.limit_batches=1")
     values = ["accuracy", "loss", "val_accuracy", "val_loss"]
-    assert told == [("Second", 1), ("First", 1), ("Second", values), ("First", values)]
+    assert reported == [("Second", 1), ("First", 1), ("Second", values), ("First", values)]
 
 
 def test_a_callback_ends_the_run(tiny, monkeypatch):

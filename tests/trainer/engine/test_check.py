@@ -12,16 +12,16 @@ from utils.errors import UsageError
 __all__ = ["tiny"]
 
 
-def test_check_leaves_nothing_and_tells_in_two_lines(tiny, capsys, monkeypatch):
+def test_check_leaves_nothing_and_reports_in_two_lines(tiny, capsys, monkeypatch):
     (tiny.folder / "c.json").write_text(json.dumps(CONFIG))
     monkeypatch.chdir(tiny.folder)
     train.main(["-c", "c.json", "--check", "trainer.keep_last=1", "trainer.monitor=min val_loss", "callbacks=[EMA]"])
-    told = capsys.readouterr()
-    assert told.out.splitlines() == [
+    reported = capsys.readouterr()
+    assert reported.out.splitlines() == [
         "checking: two steps, validation, checkpoint, resume",
         "it works, and a resume is bit-equal; nothing was left behind",
     ]
-    assert told.err == ""
+    assert reported.err == ""
     assert [path.name for path in tiny.folder.iterdir()] == ["c.json"]
 
 

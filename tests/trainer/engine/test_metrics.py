@@ -36,7 +36,7 @@ def test_sums_are_in_float64():
 
 
 @pytest.mark.parametrize("shape", [(2,), (4,), (3, 1), (3, 10)])
-def test_a_wrong_shape_is_told(shape):
+def test_a_wrong_shape_is_reported(shape):
     with pytest.raises(ValueError, match=r"right_way: got a value of shape .* for 3 samples; return one number per"):
         Sums().add("right_way", torch.zeros(shape), 3)
 

@@ -36,7 +36,7 @@ class Copies(TorchDispatchMode):
 
 @pytest.fixture
 def copies(monkeypatch):
-    """Also those in `torch.tensor([...], device=...)`, which no dispatch mode is told of."""
+    """Also those in `torch.tensor([...], device=...)`, which no dispatch mode sees."""
     copies, tensor = Copies(), torch.tensor
 
     def counted(*args: Any, **kwargs: Any) -> torch.Tensor:

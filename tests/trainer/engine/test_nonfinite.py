@@ -30,13 +30,13 @@ def spoilt(n: int) -> Any:
     return patch
 
 
-def told(house: House, **changes: Any) -> list[str]:
+def reported(house: House, **changes: Any) -> list[str]:
     text = house.train(**changes, code=3).text
     return text[text.index("stopped: ") :].splitlines()
 
 
 def test_loss(house: House) -> None:
-    lines = told(house, patch=spoilt(10))
+    lines = reported(house, patch=spoilt(10))
     assert lines[0] == "stopped: the loss is nan in step 10 (epoch 2, lr 0.01); nothing of it was saved"
     assert lines[1] == "first not finite: output of features.0 (Conv2d)"
     assert lines[2].startswith("samples of this step: [")
@@ -73,7 +73,7 @@ def test_found_late(house: House) -> None:
     """As on a GPU, where nothing is looked at between two log points: the steps since the checkpoint are run again."""
 
     house.write(config(trainer__log_steps=6, trainer__save_steps=8))
-    lines = told(house, patch=together(spoilt(10), deferred))
+    lines = reported(house, patch=together(spoilt(10), deferred))
     assert lines[0] == "stopped: the loss is nan in step 10 (epoch 2, lr 0.01); nothing of it was saved"
     assert lines[1] == "first not finite: output of features.0 (Conv2d)"
     assert house.steps == [8]
@@ -96,7 +96,7 @@ def deferred() -> None:
 
 def test_in_the_first_step(house: House) -> None:
     """There is no checkpoint yet to go back to, and no need of one."""
-    lines = told(house, patch=spoilt(1))
+    lines = reported(house, patch=spoilt(1))
     assert lines[:2] == [
         "stopped: the loss is nan in step 1 (epoch 1, lr 0.01); nothing of it was saved",
         "first not finite: output of features.0 (Conv2d)",
@@ -105,11 +105,11 @@ def test_in_the_first_step(house: House) -> None:
 
 
 def test_weight(house: House) -> None:
-    """The update itself overflows: told before the save, by name."""
+    """The update itself overflows: reported before the save, by name."""
     house.write(config(trainer__save_steps=1))
     overflow = {"type": "SGD", "args": {"lr": 1e38, "momentum": 0.9, "nesterov": True, "weight_decay": 1e30}}
     house.write(house.spec | {"optimizer": overflow})
-    lines = told(house)
+    lines = reported(house)
     assert lines[0] == (
         "stopped: the weight features.0.weight is not finite in step 1 (epoch 1, lr 1e+38); nothing of it was saved"
     )
@@ -126,7 +126,7 @@ def test_optimizer_state(house: House) -> None:
         parameter = next(iter(trainer.model.parameters()))
         trainer.optimizer.state[parameter]["exp_avg_sq"].view(-1)[0] = math.inf
 
-    lines = told(house, patch=at_step(9, spoil))
+    lines = reported(house, patch=at_step(9, spoil))
     assert lines[0] == (
         "stopped: the optimizer's exp_avg_sq of features.0.weight is not finite in step 10 (epoch 2, lr 0.01); "
         "nothing of it was saved"
@@ -182,7 +182,7 @@ def test_gan_between_its_two_optimizers(tmp_path: Any) -> None:
             lambda self, n: original(self, n) * (math.nan if self.step == 9 else 1)
         )
 
-    lines = told(house, patch=patch)
+    lines = reported(house, patch=patch)
     assert lines[0].startswith(
         "stopped: the loss is nan in step 10 (epoch 2, lr_discriminator 0.01, lr_generator 0.01)"
     )

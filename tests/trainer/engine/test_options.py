@@ -53,9 +53,9 @@ def test_best(tiny):
     saved = tiny.load("model_best.pth")
     assert (saved["step"], done.monitor.best) == (tiny.steps("valid")[best], max(accuracies))
     assert saved["monitor"] == {"best": max(accuracies), "best_step": saved["step"], "bad_count": 0}
-    told = [line for line in tiny.log().splitlines() if "epoch " in line and "best" in line]
+    reported = [line for line in tiny.log().splitlines() if "epoch " in line and "best" in line]
     running = [max(accuracies[: n + 1]) for n in range(4)]
-    assert len(told) == len(set(running))
+    assert len(reported) == len(set(running))
     assert f"best val_accuracy {max(accuracies):.6g} at step {saved['step']}\n" in tiny.log()
 
 

@@ -70,7 +70,7 @@ def test_plateau_without_a_monitor_is_refused(tiny):
         tiny.build("lr_scheduler=ReduceLROnPlateau")
 
 
-def test_a_resume_goes_on_with_the_schedule(tiny):
+def test_a_resume_continues_with_the_schedule(tiny):
     schedule = ["lr_scheduler=WarmupCosineLR", EVERY_STEP]
     tiny.train(*schedule, run="whole")
     tiny.train(*schedule, "trainer.save_steps=5", "trainer.keep_last=9")

@@ -63,7 +63,6 @@ GAN = ["arch=TinyGAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GAN
     ("change", "ranks"),
     [
         ([], 2),  # batch norm: over the samples of a process, so compared with as many
-        (["trainer.sync_batchnorm=true"], 1),
         (["arch=Unused", "optimizer.args.weight_decay=0.1"], 1),
         (["arch=Tied", "optimizer.args.weight_decay=0.1"], 1),
         ([*GAN, f"optimizer={{generator: {SGD}, discriminator: {SGD}}}"], 1),
@@ -72,7 +71,7 @@ GAN = ["arch=TinyGAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GAN
         (["trainer.precision=bf16", "trainer.channels_last=false"], 2),  # which rounds differently in 16 bits
         ([*MLP, "optimizer={type: RMSprop, args: {lr: 0.001}}"], 1),
     ],
-    ids=["batch norm", "sync", "unused", "tied", "gan", "few", "ema", "bf16", "rmsprop"],
+    ids=["batch norm", "unused", "tied", "gan", "few", "ema", "bf16", "rmsprop"],
 )
 def test_models_and_options(change, ranks):
     expected = results(ranks, [option for option in change if "shard" not in option])
@@ -167,7 +166,7 @@ def test_blocks_by_name():
         fsdp.blocks(Tied(), ["Linear"])
 
 
-def test_optimizers_that_would_share_a_weight_are_told():
+def test_optimizers_that_would_share_a_weight_are_reported():
     two = "optimizer={first: {type: SGD, args: {lr: 0.1}}, head: {type: SGD, args: {lr: 0.1}}}"
     options: Any = configs.load([BASE], ["arch=Tied", FSDP, two]).run.trainer
     with pytest.raises(UsageError, match="optimizers whose parts of the model share weights: weight"):
@@ -175,12 +174,12 @@ def test_optimizers_that_would_share_a_weight_are_told():
 
 
 @pytest.mark.parametrize("key", ["exact_ranks=true", "skip_bad_samples=3", "precision=fp16", "channels_last=true"])
-def test_what_does_not_go_together_is_told(key):
+def test_what_does_not_go_together_is_reported(key):
     with pytest.raises(UsageError, match=f"trainer.parallel=fsdp: fsdp cannot be combined with {key.split('=')[0]}"):
         configs.load([BASE], [FSDP, f"trainer.{key}"])
 
 
-def test_blocks_without_fsdp_are_told():
+def test_blocks_without_fsdp_are_reported():
     with pytest.raises(UsageError, match=r"trainer.shard=.*add parallel: fsdp"):
         configs.load([BASE], ["trainer.shard=[Linear]"])
 
@@ -203,10 +202,10 @@ def trained_outside(*args):
     return trained(["arch=Outside", FSDP], *args)
 
 
-def test_a_weight_that_is_used_outside_of_its_block_is_told(tmp_path):
+def test_a_weight_that_is_used_outside_of_its_block_is_reported(tmp_path):
     assert on_ranks(2, trained_outside, tmp_path) == [3, 3]
-    told = "a weight was used outside of its block, where only this rank's shard of it is at hand"
-    assert told in (tmp_path / "run/log.txt").read_text()
+    reported = "a weight was used outside of its block, where only this rank's shard of it is at hand"
+    assert reported in (tmp_path / "run/log.txt").read_text()
 
 
 # -- checkpoints ------------------------------------------------------------------------------------------------------
@@ -290,7 +289,7 @@ def split_of_replicated():
         return state["part"]["state"].tolist(), state["shards"]
 
 
-def test_a_plain_checkpoint_goes_on_sharded(tmp_path):
+def test_a_plain_checkpoint_continues_sharded(tmp_path):
     """Also that of a kernel that there is none of for sharded weights."""
     options = [*RUN, "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}"]
     on_ranks(2, trained, [*options, "trainer.save_steps=2"], tmp_path, kill_in_step_6)
@@ -384,7 +383,7 @@ def bad_disk(trainer):
         ),
     ],
 )
-def test_a_save_that_fails_on_one_rank_is_told(undisturbed, tmp_path, disk, reason):
+def test_a_save_that_fails_on_one_rank_is_reported(undisturbed, tmp_path, disk, reason):
     """The run goes on, the next save works, and nothing of the failed one stays."""
     found = results(2, [*RUN, FSDP, "trainer.save_steps=2", "trainer.keep_last=2"], tmp_path, disk)
     assert same(found["weights"], undisturbed[1]["weights"], 0)
@@ -449,7 +448,7 @@ def continued(options, folder, name):
 
 
 @pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata"])
-def test_damaged_shards_are_told_and_an_older_checkpoint_is_used(killed, undisturbed, tmp_path, name):
+def test_damaged_shards_are_reported_and_an_older_checkpoint_is_used(killed, undisturbed, tmp_path, name):
     shutil.copytree(killed / "run", tmp_path / "run")
     file = tmp_path / "run/checkpoints/checkpoint-step4.shards" / name
     content = bytearray(file.read_bytes())
@@ -512,7 +511,7 @@ def test_one_plain_file_and_test_py(undisturbed, tmp_path, test_py, capsys):
     assert all(torch.equal(loaded[k], state["model"][k]) for k in state["model"])
 
 
-def test_a_run_goes_on_from_its_one_plain_file(killed, undisturbed, tmp_path):
+def test_a_run_continues_from_its_one_plain_file(killed, undisturbed, tmp_path):
     """Made in place of the sharded one, whose shards are then deleted."""
     shutil.copytree(killed / "run", tmp_path / "run")
     path = tmp_path / "run/checkpoints/checkpoint-step4.pth"

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.trainer.parallel.ranks import on_ranks, trained, trained_as_on_gpus
+from trainer.parallel import buffers
+from utils.errors import UsageError
 
 # Without batch norm, whose statistics are those of each micro-batch
 MLP = ["arch={type: MLP, args: {in_features: 64, hidden: [16]}}"]
@@ -73,7 +75,7 @@ def test_unused_and_tied_parameters_and_buffers(arch, function):
 
 
 def test_parameter_that_is_used_no_more():
-    """A DistributedDataParallel would wait for it: that is told."""
+    """A DistributedDataParallel would wait for it: that is reported."""
     sometimes = ["arch={type: Unused, args: {sometimes: true}}"]
     assert_same_run(results(1, sometimes), results(2, sometimes))
     assert on_ranks(2, trained_as_on_gpus, sometimes) == [3, 3]
@@ -188,10 +190,14 @@ def test_exact_ranks_of_a_gan():
     assert same(results(1, gan)["weights"], results(4, gan)["weights"], 0)
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_sync_batchnorm(world):
-    """As on one rank, up to rounding: statistics and gradients over the samples of all."""
-    assert_same_run(results(1, []), results(world, ["trainer.sync_batchnorm=true"]))
+def test_sync_batchnorm_needs_a_gpu(monkeypatch):
+    model, cpu = torch.nn.Sequential(torch.nn.BatchNorm1d(3)), torch.device("cpu")
+    assert buffers.sync_batchnorm(model, cpu) is model  # one rank
+    monkeypatch.setattr(buffers, "world_size", lambda: 2)
+    [norm] = buffers.sync_batchnorm(model, torch.device("cuda")).children()
+    assert isinstance(norm, torch.nn.SyncBatchNorm)
+    with pytest.raises(UsageError, match=r"sync_batchnorm: true was given, but .* not on cpu; leave it out, or use"):
+        buffers.sync_batchnorm(model, cpu)
 
 
 @pytest.mark.parametrize(

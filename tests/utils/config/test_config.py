@@ -71,12 +71,14 @@ def test_json_as_yaml(house: Path) -> None:  # noqa: F811
 
 def test_whole_numbers_may_be_written_as_floats(house: Path) -> None:  # noqa: F811
     assert load(["x.yaml"], ["trainer.max_steps=1e5"]).run.trainer.max_steps == 100_000
+    for given, seconds in {"90m": 5400, "8.5h": 30_600, "30 s": 30, "12": 12}.items():
+        assert load(["x.yaml"], [f"trainer.max_time={given}"]).run.trainer.max_time == seconds
 
 
 def test_broken_text_is_a_config_error(house: Path) -> None:  # noqa: F811
     """Any file is either read or raises ConfigError, never another exception."""
     draw = random.Random(1)
-    told: list[str] = []
+    reported: list[str] = []
     for _ in range(600):
         letters = list(GOOD)
         for _ in range(draw.randint(1, 4)):
@@ -85,9 +87,9 @@ def test_broken_text_is_a_config_error(house: Path) -> None:  # noqa: F811
         try:
             load(["x.yaml"])
         except ConfigError as e:
-            told += e.problems
-    assert len(told) > 500
-    assert all(problem.startswith("x.yaml") for problem in told)
+            reported += e.problems
+    assert len(reported) > 500
+    assert all(problem.startswith("x.yaml") for problem in reported)
 
 
 # -- files and KEY=VALUE ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One rank in trouble: the others do not wait for it, and the first cause is told once, with its rank."""
+"""One rank in trouble: the others do not wait for it, and the first cause is reported once, with its rank."""
 
 import os
 import signal
@@ -62,7 +62,7 @@ def diverging(trainer):
 
 
 @pytest.mark.parametrize(
-    "trouble, timeout, codes, told",
+    "trouble, timeout, codes, reported",
     [
         (failing, 1000, {1}, "rank 1 failed: Traceback"),
         (dying, 1000, {1, -signal.SIGKILL}, "rank 1 (HOST"),
@@ -76,11 +76,11 @@ def diverging(trainer):
         ),
     ],
 )
-def test_first_cause(tmp_path, trouble, timeout, codes, told):
+def test_first_cause(tmp_path, trouble, timeout, codes, reported):
     """Long before `trainer.timeout`, but for the one that hangs: on_ranks would not wait for it."""
     mlp = "arch={type: MLP, args: {in_features: 64}}"
     found = on_ranks(2, trained, [mlp, f"trainer.timeout={timeout}"], tmp_path, trouble)
     assert set(found) == codes
     log = (tmp_path / "run/log.txt").read_text()
     assert log.count("error: ") == 1
-    assert told.replace("HOST", socket.gethostname()) in log
+    assert reported.replace("HOST", socket.gethostname()) in log

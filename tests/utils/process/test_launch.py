@@ -164,7 +164,7 @@ exit_with(train.main)
 
 
 @pytest.mark.slow
-def test_torchrun_restarts_go_on(run, tmp_path):
+def test_torchrun_restarts_continue(run, tmp_path):
     """Ranks are killed, the first one too, in three attempts; the fourth ends with the weights of a calm run."""
     (tmp_path / "crash.py").write_text(CRASH.format(root=str(ROOT)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "3"]

@@ -129,15 +129,15 @@ def calm(hosts, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "trouble, told, restarted",
+    "trouble, reported, restarted",
     [
         (power_cut, "rank 1 (", True),
         (pulled_cable, "gives no sign of life", True),
         (brief_outage, "finished at step 400", False),
     ],
 )
-def test_the_run_goes_on_with_the_same_weights(hosts, calm, tmp_path, trouble, told, restarted):
+def test_the_run_continues_with_the_same_weights(hosts, calm, tmp_path, trouble, reported, restarted):
     stormy, log = run(tmp_path / "stormy", trouble)
-    assert told in log
+    assert reported in log
     assert ("continuing in saved/digits/r from step" in log) == restarted
     assert all(np.array_equal(calm[name], stormy[name]) for name in calm)
