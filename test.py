@@ -43,6 +43,7 @@ def build(config: "Config", devices: str | None = None) -> "BaseTrainer":
 
 
 def test_data(config: "Config") -> "BaseDataLoader":
+    from trainer.engine import setup
     from utils.errors import UsageError
 
     spec = config.run.data_loader
@@ -51,9 +52,7 @@ def test_data(config: "Config") -> "BaseDataLoader":
             f"data_loader: {spec.type} has no argument 'training', but test.py gives training=False; add "
             f"`training: bool = True` to it, and use the test data where it is False"
         )
-    plain = {"shuffle": False, "validation_split": 0.0}
-    given = {name: value for name, value in plain.items() if config.accepts("data_loader", spec, name)}
-    return config.build("data_loader", training=False, **given).for_testing()
+    return setup.all_in_order(config, "data_loader", spec, config.facts)
 
 
 def main(argv: list[str] | None = None) -> int:

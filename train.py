@@ -31,7 +31,7 @@ def build(config: "Config", folder: "Run | None", devices: str | None = None) ->
     device = setup.device(config, devices)
 
     data_loader = config.build("data_loader")
-    valid_data_loader = data_loader.split_validation()
+    valid_data_loader = setup.validation(config, data_loader)
     setup.loaders(config, device, data_loader, valid_data_loader)
     config.facts = data_loader.facts  # number of classes, vocabulary, ...: fills parameters of these names below
 

@@ -74,7 +74,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class GPT(nn.Module):
+class GPT2(nn.Module):
     """GPT-2 (Radford et al., 2019), 124M parameters by default: tokens [B, T] -> logits [B, T, vocabulary].
 
     Without dropout, as usual for models of that size on large corpora.
@@ -152,7 +152,7 @@ ROWS = {
         small={"args": {"layers": [1, 1, 1, 1]}, "batch": 4, "shape": (3, 32, 32)},
     ),
     "gpt2": Row(
-        "GPT",
+        "GPT2",
         {},
         16,
         (1024,),
@@ -201,7 +201,7 @@ class BenchDataLoader(BaseDataLoader):
         super().__init__(InMemory(ROWS[row], steps), batch_size, resident=resident)
 
 
-for room, parts in ((models, (ResNet50, GPT)), (losses, (token_loss,)), (data_loaders, (BenchDataLoader,))):
+for room, parts in ((models, (ResNet50, GPT2)), (losses, (token_loss,)), (data_loaders, (BenchDataLoader,))):
     for part in parts:
         setattr(room, part.__name__, part)  # where configs look for it
 setattr(vision, "read_mnist", random_mnist)  # noqa: B010

@@ -63,6 +63,17 @@ ROWS: dict[str, Row] = {
         [
             Figure("samples/s of JPEG files, over PIL and v1, 0 workers", r"^ours *, 0 workers .* ([\d.]+)$", ">= 1.8"),
             Figure("the same, 2 workers over the usual at 0", r"^ours *, 2 workers .* ([\d.]+)$", ">= 2.2"),
+            Figure("the same with cache, 0 workers over the usual at 0", r"^cached *, 0 workers .* ([\d.]+)$", ">= 5"),
+            Figure(
+                "the same with cache, 2 workers over the usual at 2",
+                r"^the same with 2.*\n.*\ncached *, 2 workers .* ([\d.]+)$",
+                ">= 5",
+            ),
+            Figure(
+                "samples/s of 12-megapixel files, over PIL and v1, 0 workers",
+                r"^\d+ files of 12 mega.*\n.*\nours *, 0 workers .* ([\d.]+)$",
+                ">= 3.5",
+            ),
         ]
     ),
     "shuffle": Row(

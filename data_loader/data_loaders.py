@@ -10,6 +10,10 @@ To add yours, derive a class from `BaseDataLoader` in this file and name it in a
 
 `training=False` is how test.py asks for the test data. `**kwargs` passes shuffle, validation_split, num_workers and
 whatever else `BaseDataLoader` accepts. A validation set of your own goes in as `valid_dataset=`.
+`transforms` and `eval_transforms`, lists of names from transforms.py or torchvision.transforms.v2, are applied for you.
+
+Where that is all, no loader is needed: a config may name a Dataset class in this file, or a function that returns a
+Dataset, a list of samples or a tuple of tensors. Its own arguments go to it, the others to `BaseDataLoader`.
 """
 
 import math  # noqa: F401 (for your code)
@@ -24,29 +28,15 @@ from torch.utils.data import Dataset  # noqa: F401 (for your code)
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
 from data_loader.engine.images import ImageTensors
-from data_loader.transforms import RandomAffine
 
 
 class DigitsDataLoader(BaseDataLoader):
-    """1,797 handwritten digits, [B, 1, 8, 8]: 1,500 to train and validate, 297 to test. Included in the project.
+    """1,797 handwritten digits, [B, 1, 8, 8]: 1,500 to train and validate, 297 to test. Included in the project."""
 
-    rotate, shear (degrees), shift (pixels), scale (fraction): augmentation, see `RandomAffine`.
-    """
-
-    def __init__(
-        self,
-        batch_size: int = 64,
-        training: bool = True,
-        rotate: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, batch_size: int = 64, training: bool = True, **kwargs):
         images, labels = read_digits(training)
-        plain = ImageTensors(images, labels, mean=(0.305,), std=(0.375,), max_value=16)
-        dataset = plain.augmented(RandomAffine(rotate, shift, scale, shear)) if training else plain
-        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
+        dataset = ImageTensors(images, labels, mean=(0.305,), std=(0.375,), max_value=16)
+        super().__init__(dataset, batch_size, **kwargs)
         self.facts = class_facts([str(digit) for digit in range(10)], labels if training else None)
 
 

@@ -1,22 +1,24 @@
-"""Augmentation. All randomness is a function of the sample's key (see `utils.seed`), not of its batch or worker.
+"""Augmentation: name these, those of torchvision.transforms.v2, or yours, in `transforms` of a data loader.
 
-For whole batches, on any device: `transform(images [B, C, H, W], keys [B]) -> images`; false if it changes nothing.
-For one image, seeded with its key beforehand: `transform(image) -> uint8 [3, H, W]`.
+All randomness is a function of the sample's key (see `utils.seed`), not of its batch or worker.
+One image: `transform(image [C, H, W]) -> image`, seeded with its key beforehand; draw from torch, NumPy or Python.
+Whole batches, on any device: derive from `OfBatches`; false if it changes nothing.
 """
 
 import math
 import random
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from data_loader.engine.augmentation import OfBatches, sized
+from data_loader.engine.decode import AnyImage, crop, scaled
 from utils.seed import uniform
 
 
-class RandomAffine:
+class RandomAffine(OfBatches):
     """Rotate, shift, scale and shear each image by random amounts; new pixels at the border are 0.
 
     rotate, shear: maximum angle in degrees, to either side. shift: maximum shift in pixels, in x and in y.
@@ -29,7 +31,7 @@ class RandomAffine:
     def __bool__(self) -> bool:
         return bool(self.rotate or self.shift or self.scale or self.shear)
 
-    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+    def batch(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         draw = 2 * uniform(keys, 5) - 1  # [-1, 1)
         angle = draw[:, 0] * self.rotate * math.pi / 180
@@ -45,7 +47,7 @@ class RandomAffine:
         return F.grid_sample(images.float(), grid, align_corners=False)
 
 
-class RandomCropFlip:
+class RandomCropFlip(OfBatches):
     """Shift each image by up to `crop` pixels in x and in y, reflecting its edges. flip: mirror half of them."""
 
     def __init__(self, crop: int = 0, flip: bool = False):
@@ -54,7 +56,7 @@ class RandomCropFlip:
     def __bool__(self) -> bool:
         return bool(self.crop or self.flip)
 
-    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+    def batch(self, images: Tensor, keys: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         draw = uniform(keys, 3)
         steps = 2 * self.crop + 1
@@ -79,11 +81,14 @@ class RandomResizedCrop:
     Szegedy et al., Going Deeper with Convolutions, 2015; the same distribution as in torchvision.
     """
 
+    decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/decode.py)
+
     def __init__(self, size: int, min_area: float = 0.08):
         self.size, self.min_area = size, min_area
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        part = resize(pixels(image.crop(self._box(*image.size))), self.size, self.size)
+    def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:
+        whole = sized(image)
+        part = crop(whole, self._box(*whole.size), self.size, self.size)
         return part.flip(2) if random.random() < 0.5 else part
 
     def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
@@ -104,23 +109,14 @@ class RandomResizedCrop:
 class CenterCrop:
     """Resize the short side of the image to `size / 0.875`, then crop its center, size x size."""
 
+    decodes = True
+
     def __init__(self, size: int):
         self.size = size
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        short = round(self.size / 0.875)
-        width, height = (side * short // min(image.size) for side in image.size)
-        whole = resize(pixels(image), height, width)
+    def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:
+        whole = sized(image)
+        width, height = scaled(whole.size, round(self.size / 0.875))
+        resized = crop(whole, (0, 0, *whole.size), height, width)
         top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return whole[:, top : top + self.size, left : left + self.size]
-
-
-def pixels(image: Image.Image) -> Tensor:
-    """uint8 [3, H, W]"""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    if image.shape[1:] == (height, width):
-        return image
-    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+        return resized[:, top : top + self.size, left : left + self.size]

@@ -1,78 +1,69 @@
-"""Image data sets: MNIST, CIFAR-10, and folders of JPEG and PNG files."""
+"""Image data sets: MNIST, CIFAR-10, and image files in class folders or listed in a table."""
 
-from collections.abc import Callable
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
+from data_loader.engine.augmentation import Transform, of_image
+from data_loader.engine.cache import ImageCache, build
+from data_loader.engine.decode import ImageFile
 from data_loader.engine.facts import class_facts
-from data_loader.engine.images import ImageTensors, Normalize
-from data_loader.transforms import CenterCrop, RandomAffine, RandomCropFlip, RandomResizedCrop
-from utils.errors import DataError
+from data_loader.engine.image_files import Folders, Sample, find_class_folders
+from data_loader.engine.image_table import Columns, Tables
+from data_loader.engine.images import ImageTensors, NormalizeBatch
+from data_loader.transforms import CenterCrop, RandomResizedCrop
+from utils.errors import DataError, UsageError
 from utils.process.group import barrier, is_local_main
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 
 class MnistDataLoader(BaseDataLoader):
     """MNIST, [B, 1, 28, 28]; 60,000 digits to train and validate, 10,000 to test. Downloads it if it is missing.
 
-    rotate, shear (degrees), shift (pixels), scale (fraction): augmentation, see `RandomAffine`.
+    Usual transforms: [{type: RandomAffine, args: {rotate: 10, shift: 2, scale: 0.1, shear: 5}}]
     """
 
-    def __init__(
-        self,
-        data_dir: str = "data/",
-        batch_size: int = 128,
-        training: bool = True,
-        rotate: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        **kwargs,
-    ):
+    def __init__(self, data_dir: str = "data/", batch_size: int = 128, training: bool = True, **kwargs):
         images, labels = read_mnist(data_dir, training)
-        plain = ImageTensors(images, labels, mean=(0.1307,), std=(0.3081,))
-        dataset = plain.augmented(RandomAffine(rotate, shift, scale, shear)) if training else plain
-        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
+        super().__init__(ImageTensors(images, labels, mean=(0.1307,), std=(0.3081,)), batch_size, **kwargs)
         self.facts = class_facts([str(digit) for digit in range(10)], labels if training else None)
 
 
 class Cifar10DataLoader(BaseDataLoader):
     """CIFAR-10, [B, 3, 32, 32]; 50,000 images to train and validate, 10,000 to test. Downloads it if it is missing.
 
-    crop (pixels), flip: augmentation, see `RandomCropFlip`; 4 and true are usual.
+    Usual transforms: [{type: RandomCropFlip, args: {crop: 4, flip: true}}]
     """
 
-    def __init__(
-        self,
-        data_dir: str = "data/",
-        batch_size: int = 128,
-        training: bool = True,
-        crop: int = 0,
-        flip: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, data_dir: str = "data/", batch_size: int = 128, training: bool = True, **kwargs):
         images, labels = read_cifar10(data_dir, training)
-        plain = ImageTensors(images, labels, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
-        dataset = plain.augmented(RandomCropFlip(crop, flip)) if training else plain
-        super().__init__(dataset, batch_size, eval_dataset=plain, **kwargs)
+        dataset = ImageTensors(images, labels, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+        super().__init__(dataset, batch_size, **kwargs)
         self.facts = class_facts(CIFAR10_CLASSES, labels if training else None)
 
 
 class ImageFolderDataLoader(BaseDataLoader):
-    """JPEG and PNG files in class folders data_dir/train/CLASS/ and data_dir/test/CLASS/: [B, 3, size, size].
+    """Images in class folders, data_dir/train/CLASS/, val/CLASS/ and test/CLASS/: [B, 3, size, size].
 
-    Training sees random crops (at least `min_area` of the image) and mirror images, evaluation the center.
-    Classes are numbered in the order of the folder names in `train_folder`, for testing too.
+    Training sees random crops (at least `min_area`, by default 0.08, of the image) and mirror images, evaluation the
+    center. `transforms` and `eval_transforms` replace these; they must make all images equally large.
+    `val`, `valid` or `validation` validates if it is there. A data_dir without `train` is one folder of class folders,
+    to be used with validation_split. train_folder, valid_folder, test_folder: other names; '' leaves a valid_folder
+    out.
+    Classes are numbered in the order of the folder names in training, for testing too.
+    cache: decode each image once, to a short side of `cache_size` (default: size / 0.875), into a file that is read
+    from then on; true, or the folder for it (default: data_dir/.image_cache).
+    mean, std: of the images' values, 0..1, to normalize by; the default is ImageNet's.
     """
 
     def __init__(
@@ -81,44 +72,162 @@ class ImageFolderDataLoader(BaseDataLoader):
         batch_size: int = 64,
         training: bool = True,
         size: int = 224,
-        min_area: float = 0.08,
-        train_folder: str = "train",
-        test_folder: str = "test",
+        min_area: float | None = None,
+        train_folder: str | None = None,
+        valid_folder: str | None = None,
+        test_folder: str | None = None,
+        cache: bool | str = False,
+        cache_size: int | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        facts: dict | None = None,
+        transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
         **kwargs,
     ):
-        classes = class_folders(Path(data_dir, train_folder))
-        samples = list_images(Path(data_dir, train_folder if training else test_folder), classes)
-        plain = ImageFiles(samples, CenterCrop(size))
-        dataset = ImageFiles(samples, RandomResizedCrop(size, min_area)) if training else plain
-        normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
+        folders = Folders(Path(data_dir), train_folder, valid_folder, test_folder)
+        holds_out = bool(kwargs.get("validation_split") or kwargs.get("folds"))
+        found = find_class_folders(folders, training, (facts or {}).get("class_names"), holds_out)
+        cached = Cached(cache, data_dir, cache_size or round(size / 0.875))
+        dataset = ImageFiles(found.samples, CenterCrop(size), cached)
+        valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
+        super().__init__(
+            dataset,
+            batch_size if training else min(batch_size, len(dataset)),  # few test images are no error
+            valid_dataset=valid,
+            batch_transform=NormalizeBatch(mean, std),
+            transforms=of_training(transforms, size, min_area) if training else None,
+            eval_transforms=eval_transforms,
+            **kwargs,
+        )
+        labels = torch.tensor([label for _, label in found.samples]) if training else None
+        self.facts = class_facts(found.classes, labels)
 
-        def batch_transform(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            images, labels = batch
-            return normalize(images), labels
 
-        super().__init__(dataset, batch_size, eval_dataset=plain, batch_transform=batch_transform, **kwargs)
-        labels = torch.tensor([label for _, label in samples]) if training else None
-        self.facts = class_facts(classes, labels)
+class ImageTableDataLoader(BaseDataLoader):
+    """Images that a table lists, data_dir/TABLE: [B, 3, size, size], and their labels or numbers.
+
+    table: CSV, the names of its columns in row 1. image: the column of file names in data_dir/image_folder, with or
+    without `suffix` (any image's by default). What is to be learned is one of:
+        label: a column of classes -> int64 [B].
+        labels: columns of 0 and 1, or one column with several labels between `separator`s -> float32 [B, K].
+        targets: columns of numbers -> float32 [B, K].
+    valid_table, test_table: tables of their own; or split: a column that says train, valid or test.
+    Any column can be named in stratify, group and weights. The rest is as in ImageFolderDataLoader.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        table: str = "train.csv",
+        image: str = "image",
+        label: str | None = None,
+        labels: str | list[str] | None = None,
+        targets: str | list[str] | None = None,
+        image_folder: str = "",
+        suffix: str = "",
+        separator: str = " ",
+        split: str | None = None,
+        valid_table: str | None = None,
+        test_table: str | None = None,
+        batch_size: int = 64,
+        training: bool = True,
+        size: int = 224,
+        min_area: float | None = None,
+        cache: bool | str = False,
+        cache_size: int | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        facts: dict | None = None,
+        transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        **kwargs,
+    ):
+        tables = Tables(Path(data_dir), table, valid_table, test_table, split)
+        columns = Columns(image, label, labels, targets, separator, Path(data_dir, image_folder), suffix)
+        found = tables.read(columns, training, (facts or {}).get("class_names"))
+        cached = Cached(cache, data_dir, cache_size or round(size / 0.875))
+        dataset = ImageFiles(found.samples, CenterCrop(size), cached, found.columns)
+        valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
+        super().__init__(
+            dataset,
+            batch_size if training else min(batch_size, len(dataset)),  # few test images are no error
+            valid_dataset=valid,
+            batch_transform=NormalizeBatch(mean, std),
+            transforms=of_training(transforms, size, min_area) if training else None,
+            eval_transforms=eval_transforms,
+            **kwargs,
+        )
+        self.facts = found.facts
+
+
+def of_training(transforms: list[Transform] | None, size: int, min_area: float | None) -> list[Transform]:
+    """What training images go through: the `transforms` of a config, by default a random crop."""
+    if transforms is None:
+        return [RandomResizedCrop(size, 0.08 if min_area is None else min_area)]
+    if min_area is not None:
+        raise UsageError(
+            f"data_loader: min_area is of the random crop that `transforms` replace; give it to a crop among them: "
+            f"{{type: RandomResizedCrop, args: {{size: {size}, min_area: {min_area}}}}}"
+        )
+    return transforms
 
 
 # --- data sets
 
 
-class ImageFiles(Dataset):
-    """Reads each file of `samples` (path, class) upright and in RGB: (transform(image), class)."""
+class Cached(NamedTuple):
+    """Whether and where images are kept decoded. cache: true, or a folder (default: data_dir/.image_cache)."""
 
-    def __init__(self, samples: list[tuple[str, int]], transform: Callable[[Image.Image], Tensor]):
-        self.samples, self.transform = samples, transform
+    cache: bool | str
+    data_dir: str
+    short: int  # side
+
+    def of(self, samples: list[Sample]) -> ImageCache | None:
+        if not self.cache:
+            return None
+        folder = Path(self.data_dir, ".image_cache") if self.cache is True else Path(self.cache)
+        return build([path for path, _ in samples], self.short, folder)
+
+
+class ImageFiles(Dataset):
+    """Reads each file of `samples` (path, target) upright and in RGB: (transform(image), target).
+
+    The transform is called with an image that is not decoded yet (data_loader/engine/decode.py).
+    columns: values per sample, by name, for stratify, group and weights.
+    """
+
+    transforms: list[Transform] | None = None  # those of a config
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        transform: Callable[[Any], Any],
+        cached: Cached | None = None,
+        columns: Mapping[str, list[Any]] | None = None,
+    ):
+        self.samples, self.transform, self.columns = samples, transform, columns or {}
+        self.cache = cached.of(samples) if cached else None
+
+    def with_transforms(self, transforms: Sequence[Transform]) -> "ImageFiles":
+        """The same images, each passed through these transforms in its place."""
+        other = copy.copy(self)
+        other.transforms = list(transforms)
+        other.transform = functools.partial(of_image, other.transforms)
+        return other
+
+    def column(self, name: str) -> list[Any]:
+        return self.columns[name]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.samples[index]
-        with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
-            return self.transform(rgb), label
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        path, target = self.samples[index]
+        if self.cache is not None and (cached := self.cache.image(index)) is not None:
+            return self.transform(cached), target
+        with ImageFile(path) as image:
+            return self.transform(image), target
 
 
 # --- reading files
@@ -169,32 +278,3 @@ def download(dataset: Any, data_dir: str, files: str) -> None:
             f"{dataset.__name__} is not in {Path(data_dir).resolve()} and could not be downloaded: {error}\n"
             f"Put {files}, or set data_loader.args.data_dir to the folder that has it."
         ) from error
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in `folder`, sorted."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    if not classes:
-        raise DataError(
-            f"No class folders in {folder.resolve()}. Put the images of each class into a folder of its name, such as "
-            f"{folder / 'cat' / '1.jpg'}, or set data_loader.args.data_dir to the folder that has them."
-        )
-    return classes
-
-
-def list_images(folder: Path, classes: list[str]) -> list[tuple[str, int]]:
-    """(path, class number) of all images below `folder`, sorted by class, then path."""
-    if unknown := sorted(set(class_folders(folder)) - set(classes)):
-        raise DataError(
-            f"{folder.resolve()} has classes that the training data does not have: {', '.join(unknown)}; remove these "
-            f"folders, or add the classes to the training data"
-        )
-    samples = [
-        (str(path), number)
-        for number, name in enumerate(classes)
-        for path in sorted((folder / name).rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not samples:
-        raise DataError(f"No images ({', '.join(IMAGE_SUFFIXES)}) in the class folders of {folder.resolve()}")
-    return samples

@@ -1,16 +1,27 @@
 """A grid of images for TensorBoard. (torchvision has one too, but takes seconds to import.)"""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 PAD = 2  # pixels
+Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std, of values 0..1
 
 
-def image_grid(images: Tensor, columns: int = 8) -> Tensor:
-    """[B, C, H, W] -> one picture [C, H', W'], scaled by the smallest and largest value of all images to 0..1."""
+def image_grid(images: Tensor, columns: int = 8, normalization: Normalization | None = None) -> Tensor:
+    """[B, C, H, W] -> one picture [C, H', W'], values 0..1.
+
+    normalization: the mean and std per channel that the images were normalized by; it is undone. None: scaled by the
+    smallest and largest value of all images.
+    """
     images = images.detach().float().cpu()
-    low, high = images.min(), images.max()
-    images = (images - low) / (high - low).clamp(min=1e-8)
+    if normalization is not None and len(normalization[0]) in (1, images.shape[1]):
+        mean, std = (torch.tensor(list(values)).view(1, -1, 1, 1) for values in normalization)
+        images = (images * std + mean).clamp(0, 1)
+    else:
+        low, high = images.min(), images.max()
+        images = (images - low) / (high - low).clamp(min=1e-8)
     b, c, h, w = images.shape
     columns = min(columns, b)
     rows = -(-b // columns)

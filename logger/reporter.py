@@ -12,7 +12,7 @@ from torch import Tensor
 from logger import console
 from logger.append_only_file import AppendOnlyFile
 from logger.console import as_text, log
-from logger.image_grid import image_grid, is_images
+from logger.image_grid import Normalization, image_grid, is_images
 from logger.metrics_jsonl import MetricsJsonl
 from logger.progress_bar import ProgressBar
 from logger.tensorboard import TensorBoard
@@ -154,10 +154,16 @@ class Reporter:
             if isinstance(writer, TensorBoard) and not self._muted:
                 writer.image(name, picture, step)
 
-    def inputs(self, inputs: Any) -> None:
-        """Show the first images that the model gets, as it gets them."""
+    def text(self, name: str, text: str, step: int) -> None:
+        """Show text in TensorBoard."""
+        for writer in self.writers:
+            if isinstance(writer, TensorBoard) and not self._muted:
+                writer.text(name, text, step)
+
+    def inputs(self, inputs: Any, normalization: Normalization | None = None) -> None:
+        """Show the first images that the model gets, as it gets them, but with the normalization undone if known."""
         if self.writers and is_images(inputs):
-            self.picture("train/inputs", image_grid(inputs[:64]), 0)
+            self.picture("train/inputs", image_grid(inputs[:64], normalization=normalization), 0)
 
     def epoch(self, step: int) -> int:
         """The epoch, from 1, that step `step` belongs to; `step` is the number of completed steps."""

@@ -37,6 +37,11 @@ class TensorBoard:
 
         self.write(step, image(name, picture, dataformats="CHW"))
 
+    def text(self, name: str, text: str, step: int) -> None:
+        from torch.utils.tensorboard.summary import text as summary_of
+
+        self.write(step, summary_of(name, f"```\n{text}\n```"))  # Markdown: line ends and spaces stay
+
     def write(self, step: int, summary: Any) -> None:
         """Anything else that torch.utils.tensorboard.summary makes, such as histogram(name, values, "auto")."""
         self._event(step=step, summary=summary)

@@ -18,9 +18,9 @@ def nll_loss(output: Tensor, target: Tensor) -> Tensor:
     return F.nll_loss(output, target)
 
 
-def cross_entropy(output: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of logits [B, C, ...]; labels of -100 are ignored."""
-    return F.cross_entropy(output, target, label_smoothing=label_smoothing)
+def cross_entropy(output: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore_index: int = -100) -> Tensor:
+    """Cross-entropy of logits [B, C, ...]; labels of `ignore_index` are ignored."""
+    return F.cross_entropy(output, target, label_smoothing=label_smoothing, ignore_index=ignore_index)
 
 
 # The trainer weights micro-batches and ranks by this number, so that their mean is that of the whole step

@@ -1,11 +1,15 @@
 """Randomness as a function of position, so that no generator state has to be saved.
 
-The order of an epoch is a function of (seed, epoch), the augmentation of a sample of (seed, epoch, index), the model's
-draws of (seed, step, shard). Generators are seeded just before use, with a key that `mix` computes from these numbers.
+The order of an epoch is a function of (seed, epoch), the augmentation of a sample of (seed, epoch, index, occurrence),
+the model's draws of (seed, step, shard). Generators are seeded just before use, with a key that `mix` computes from
+these numbers.
 """
 
+import contextlib
 import hashlib
 import random
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +19,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _SIGNED = [int(c.astype(np.int64)) for c in (_GOLDEN, _MUL_1, _MUL_2)]  # torch has little uint64 arithmetic
 
-_fetching: tuple[int, int, np.ndarray] | None = None  # (seed, epoch, indices)
+_fetching: "Wanted | None" = None
+_position: int | None = None  # of the one sample that is fetched; None: all
 _MPS = torch.backends.mps.is_available()
 
 
@@ -44,23 +49,57 @@ def hash64(values: np.ndarray) -> np.ndarray:
         return x ^ (x >> np.uint64(31))
 
 
-def keys_of(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """One 63-bit key per sample, a function of (seed, epoch, index): int64 [B]."""
-    base = np.uint64(mix(seed, epoch))
-    return (hash64(hash64(indices.astype(np.uint64)) ^ base) >> np.uint64(1)).astype(np.int64)
+class Wanted(NamedTuple):
+    """Samples that are read in one epoch."""
+
+    seed: int
+    epoch: int
+    indices: np.ndarray  # int64 [B]
+    occurrences: np.ndarray | None = None  # int64 [B]: tells apart the times that one comes in its epoch; None: all 0
+
+    def keys(self) -> np.ndarray:
+        return keys_of(*self)
+
+    def part(self, which: slice | np.ndarray) -> "Wanted":
+        """Some of them: which is a slice, a mask, or their places."""
+        again = self.occurrences
+        return Wanted(self.seed, self.epoch, self.indices[which], None if again is None else again[which])
 
 
-def fetching(samples: tuple[int, int, np.ndarray] | None) -> None:
-    """Set the samples of `sample_keys()`, as (seed, epoch, indices); keys are only computed if it is called."""
-    global _fetching
-    _fetching = samples
+def keys_of(seed: int, epoch: int, indices: np.ndarray, occurrences: np.ndarray | None = None) -> np.ndarray:
+    """One 63-bit key per sample, a function of (seed, epoch, index, occurrence): int64 [B]."""
+    hashed = hash64(indices.astype(np.uint64)) ^ np.uint64(mix(seed, epoch))
+    if occurrences is not None:
+        hashed ^= occurrences.astype(np.uint64) * _GOLDEN  # 0 leaves the key as it is without occurrences
+    return (hash64(hashed) >> np.uint64(1)).astype(np.int64)
+
+
+def fetching(samples: Wanted | None, position: int | None = None) -> None:
+    """Set the samples of `sample_keys()`, or the one at a position; keys are only computed if it is called."""
+    global _fetching, _position
+    _fetching, _position = samples, position
+
+
+@contextlib.contextmanager
+def fetching_part(which: np.ndarray) -> Iterator[None]:
+    """Within this, `sample_keys()` has the keys of some samples of the batch: for a data set inside of another."""
+    whole, position = _fetching, _position
+    fetching(None if whole is None else _fetched().part(which))
+    try:
+        yield
+    finally:
+        fetching(whole, position)
 
 
 def sample_keys() -> torch.Tensor:
     """The keys of the samples that are being fetched, in order: int64 [B]. For use in `__getitems__`."""
+    return torch.from_numpy(_fetched().keys())
+
+
+def _fetched() -> Wanted:
     if _fetching is None:
         raise RuntimeError("sample_keys() is only available while a data loader fetches a batch")
-    return torch.from_numpy(keys_of(*_fetching))
+    return _fetching if _position is None else _fetching.part(slice(_position, _position + 1))
 
 
 def uniform(keys: torch.Tensor, n: int) -> torch.Tensor:

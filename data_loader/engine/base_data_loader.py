@@ -1,5 +1,6 @@
 """BaseDataLoader: batches, the validation split, and a position that is nothing but a step number."""
 
+import functools
 import itertools
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -8,14 +9,18 @@ import numpy as np
 import torch
 
 from data_loader.engine import generators, workers
+from data_loader.engine.augmentation import BatchTransforms, Transform, augmented, normalization
 from data_loader.engine.batch import Batch
+from data_loader.engine.buckets import BucketSampler, check_bucket
 from data_loader.engine.changes import DataState, log
 from data_loader.engine.collate import collate
-from data_loader.engine.facts import facts_of
+from data_loader.engine.facts import column_of, facts_of
 from data_loader.engine.failures import FAILURES, not_moved
+from data_loader.engine.options import by_name, check_batch_size, check_options
 from data_loader.engine.reader import Reader
 from data_loader.engine.sampler import StepSampler
-from data_loader.engine.splits import Samples, length, split
+from data_loader.engine.splits import Samples, split_of
+from data_loader.engine.weights import Weighting, weighting_of
 from utils.errors import UsageError
 from utils.seed import mix
 from utils.tensors import to_device
@@ -29,15 +34,29 @@ class BaseDataLoader:
 
     batch_size: samples per optimizer step, over all ranks and micro-batches.
     validation_split: samples held out for validation, as a fraction or a count; the same ones for every seed.
-    valid_dataset: a validation set of its own, instead of validation_split.
+    valid_dataset: a validation set of its own, instead of validation_split; or several, as a mapping from name.
     collate_fn: list of samples -> batch.
     batch_transform: batch -> batch, in the main process and on the run's device: for what is faster there.
     prefetch: batches that each worker reads ahead.
     resident: keep the data set on the run's device and make its batches there. It must have `to(device)`.
     eval_dataset: the same samples without augmentation, for validation (default: `dataset` itself).
+    fold, folds: hold out fold number `fold` of `folds` (0, 1, ...), instead of validation_split.
+    stratify: each fold and the held-out samples get their share of every class; of the values of a column, by its name.
+    group: a column; samples with the same value are never divided between training and validation.
+    balanced: draw samples so that all classes come equally often; those of small classes several times an epoch.
+    weights: draw samples by weight: a list by class, a mapping from class (1 if not named), a column, or an array [N].
+        With balanced, the shares of the classes. A sample that comes again is augmented anew.
+    transforms: applied in order to each training sample; eval_transforms: to those of validation and test instead
+        (default: none). To the image, the first part of a sample; see augmentation.py.
+    batch_transforms: applied in order to (inputs, targets) of each training batch on the run's device: MixUp, CutMix.
+    bucket: steps, 50 say, whose samples are sorted by length together, so that batches need less padding (buckets.py).
+        The data set has `lengths` [N].
 
     A data set may have `__getitems__(indices)`, indices int64 [B]: if it returns a list, that is a list of samples
     (PyTorch's own protocol) and is collated; anything else is the batch itself.
+
+    Classes are known from `labels` or `targets` of the data set and the like (facts.py). A column is an attribute of
+    the data set with a value per sample, or what its method `column(name)` returns.
 
     Draws of torch, NumPy and Python are seeded for each sample, and so are random generators that the data set owns. A
     `__getitems__` that returns batches is seeded once per batch, and has `utils.seed.sample_keys()` for each sample;
@@ -58,6 +77,7 @@ class BaseDataLoader:
         "_transform_generators",
         "sampler",
         "facts",
+        "weighting",
     )  # nothing that samples depend on
     _passes: Generator[Batch, None, None] | None = None  # pass after pass, from the workers that iter_epoch keeps
     _left = 0  # batches of the current pass that have not been read
@@ -75,17 +95,31 @@ class BaseDataLoader:
         prefetch: int = 2,
         resident: bool = False,
         valid_dataset: Any = None,
+        stratify: bool | str = False,
+        group: str | None = None,
+        fold: int | None = None,
+        folds: int | None = None,
+        balanced: bool = False,
+        weights: list[float] | dict[str, float] | str | np.ndarray | torch.Tensor | None = None,
+        transforms: list[Transform] | None = None,
+        eval_transforms: list[Transform] | None = None,
+        batch_transforms: list[Transform] | None = None,
+        bucket: int = 0,
     ) -> None:
-        self.dataset, self.batch_size, self.shuffle, self.num_workers = dataset, batch_size, shuffle, num_workers
+        self.dataset, self.batch_size = augmented(dataset, transforms), batch_size
+        self.shuffle, self.num_workers = shuffle, num_workers
+        self.batch_transforms = BatchTransforms(batch_transforms) if batch_transforms else None
         self.collate_fn, self.batch_transform = collate_fn or collate, batch_transform
-        self.prefetch, self.resident = prefetch, resident
-        self.eval_dataset = dataset if eval_dataset is None else eval_dataset
-        self.valid_dataset = valid_dataset
+        self.prefetch, self.resident, self.bucket = prefetch, resident, bucket
+        self.eval_dataset = augmented(dataset if eval_dataset is None else eval_dataset, eval_transforms)
+        several = {name: augmented(d, eval_transforms) for name, d in by_name(valid_dataset).items()}
+        self.valid_dataset, self._drawing = several.get("", several or None), (balanced, weights)
         if not hasattr(self, "facts"):  # a subclass may have set it already
             self.facts = facts_of(dataset)
-        self._check_options(validation_split)
-        self.samples, self._validation = split(length(dataset, "dataset"), validation_split)
-        self._check_batch_size()
+        check_options(self, validation_split, folds)
+        check_bucket(self)
+        self.samples, self._validation = split_of(self, validation_split, stratify, group, fold, folds)
+        check_batch_size(self)
         self.configure()
 
     def configure(
@@ -108,20 +142,23 @@ class BaseDataLoader:
         if self.resident:
             self.dataset.to(device)
             self.eval_dataset.to(device)
-        self.sampler = StepSampler(
-            len(self.samples), self.batch_size, self.shuffle, seed, rank, world_size, accumulate, limit
-        )
+        cuts = (len(self.samples), self.batch_size, self.shuffle, seed, rank, world_size, accumulate, limit)
+        self.sampler = BucketSampler(self._lengths, self.bucket, *cuts) if self.bucket else StepSampler(*cuts)
 
-    def split_validation(self) -> "BaseDataLoader | None":
-        """The loader of `valid_dataset`, or of the samples held out by `validation_split`; None without both.
+    def _lengths(self, positions: np.ndarray) -> np.ndarray:
+        """How long the samples at these positions are, for `bucket`."""
+        return column_of(self, "lengths", "bucket")[self.samples(positions)]
 
-        Its batches come in order. Override it to return any loader.
+    def split_validation(self) -> Any:
+        """The loader of `valid_dataset`, or of the samples held out by `validation_split` or `folds`; None without any,
+        and a mapping from name to loader if `valid_dataset` is one.
+
+        Its batches come in order. Override it to return any loader, or several by name.
         """
-        if self.valid_dataset is not None:
-            return self._in_order(self.valid_dataset, Samples(len(self.valid_dataset)))
-        if len(self._validation):
-            return self._in_order(self.eval_dataset, self._validation)
-        return None
+        several = {name: self._in_order(d, Samples(len(d))) for name, d in by_name(self.valid_dataset).items()}
+        if several:
+            return several.get("", several)
+        return self._in_order(self.eval_dataset, self._validation) if len(self._validation) else None
 
     def for_testing(self) -> "BaseDataLoader":
         """A loader of all samples, in order and without augmentation, whatever `shuffle` and `validation_split`."""
@@ -133,9 +170,21 @@ class BaseDataLoader:
         loader.__dict__.update(self.__dict__)
         loader.dataset = loader.eval_dataset = dataset
         loader.samples, loader.shuffle = samples, False
+        loader.batch_transforms = None  # for training only
         loader.valid_dataset, loader._validation, loader._passes = None, Samples(0), None
+        loader.weighting, loader.bucket = None, 0
         loader.configure(self.seed, device=self.device)
         return loader
+
+    @functools.cached_property
+    def weighting(self) -> Weighting | None:
+        """How training samples are drawn by weight; None: each comes once an epoch."""
+        return weighting_of(self, *self._drawing)
+
+    def _train_sampler(self) -> StepSampler:
+        if self.weighting is not None:
+            self.sampler.draws = self.weighting.draws
+        return self.sampler
 
     def check_shards(self) -> None:
         """Raise UsageError if a step is too small to give every micro-batch of every rank a sample."""
@@ -152,6 +201,11 @@ class BaseDataLoader:
         """May a batch have another number of samples than were read for it?"""
         whole = hasattr(self.dataset, "__getitems__") and not getattr(self.dataset, "uses_sample_keys", False)
         return self.collate_fn is not collate or whole
+
+    @property
+    def normalization(self) -> Any:
+        """The (mean, std) that images are normalized by, for pictures of them; None if not known."""
+        return normalization(self)
 
     def data_state(self) -> DataState:
         """For checkpoints: what callbacks change from now on, in the data set and what it refers to."""
@@ -170,11 +224,15 @@ class BaseDataLoader:
 
     def indices(self, step: int) -> np.ndarray:
         """The samples of one global step, over all ranks: int64 [B]."""
-        return self.samples(self.sampler.step(step))
+        positions = self._train_sampler().step(step)
+        return self.samples(positions if self.weighting is None else positions[0])
 
     def iter_steps(self, step: int) -> Generator[Batch, None, None]:
         """The micro-batches of this rank from optimizer step `step` on, without end; close it to stop its workers."""
-        return self._load((epoch, epoch, positions) for epoch, positions in self.sampler.batches(step))
+        batches = self._train_sampler().batches(step)
+        if self.weighting is None:
+            return self._load((epoch, epoch, self.samples(positions)) for epoch, positions in batches)
+        return self._load((epoch, epoch, self.samples(drawn), times) for epoch, (drawn, times) in batches)
 
     def __iter__(self) -> Iterator[Any]:
         """The data of one pass in order, each sample once."""
@@ -187,16 +245,20 @@ class BaseDataLoader:
         keep: keep the workers for the next pass, until `close`. They read the first batches of that pass ahead.
         """
         if not (keep and self.num_workers):
-            yield from self._load((0, *batch) for batch in self.sampler.iter_epoch())
+            yield from self._load((0, *wanted) for wanted in self._in_one_pass())
             return
         if self._passes is None or self._left:  # a pass that was left early cannot be continued
             self.close()
-            self._passes = self._load((n, *batch) for n in itertools.count() for batch in self.sampler.iter_epoch())
+            self._passes = self._load((n, *wanted) for n in itertools.count() for wanted in self._in_one_pass())
         self._left = sum(1 for _ in self.sampler.iter_epoch())
         while self._left:
             batch = next(self._passes)
             self._left -= 1
             yield batch
+
+    def _in_one_pass(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(epoch, indices) of each batch of this rank, in order."""
+        return ((epoch, self.samples(positions)) for epoch, positions in self.sampler.iter_epoch())
 
     def close(self) -> None:
         """Stop the workers that `iter_epoch` keeps."""
@@ -204,24 +266,26 @@ class BaseDataLoader:
             self._passes.close()
         self._passes, self._left = None, 0
 
-    def _load(self, batches: Iterator[tuple[int, int, np.ndarray]]) -> Generator[Batch, None, None]:
-        """batches: (which pass over the data, epoch, positions)."""
+    def _load(self, requests: Iterator[workers.Request]) -> Generator[Batch, None, None]:
+        """requests: (which pass over the data, epoch, indices), and occurrences where samples are drawn by weight."""
+        if self.batch_transforms is not None:
+            self.batch_transforms.start(self.facts)
         self._transform_generators = generators.own_generators(self.batch_transform, "batch_transform")
-        requests = ((number, epoch, self.samples(positions)) for number, epoch, positions in batches)
+        self._transform_generators += generators.own_generators(self.batch_transforms, "batch_transforms")
         return self._load_here(requests) if self.num_workers == 0 else workers.load(self, requests)
 
     def _load_here(self, requests: Iterator[workers.Request]) -> Generator[Batch, None, None]:
         reader = self.reader()
-        for _, epoch, indices in requests:
+        for request in requests:
             if reader.dataset is not self.dataset or reader.collate_fn is not self.collate_fn:
                 reader = self.reader()  # a callback replaced one of them
-            yield self.to_run(reader.read(epoch, indices), epoch)
+            yield self.to_run(reader.read(*request[1:]), request[1])
 
     def reader(self) -> Reader:
         return Reader(self.dataset, self.collate_fn, self.seed, self.skip_bad_samples > 0)
 
     def to_run(self, batch: Batch, epoch: int) -> Batch:
-        """Move the batch to the run's device and apply `batch_transform`."""
+        """Move the batch to the run's device and apply `batch_transform`, then `batch_transforms`."""
         if batch.note and batch.note not in self._told:
             self._told.add(batch.note)
             log.warning(batch.note)
@@ -229,54 +293,16 @@ class BaseDataLoader:
             try:  # `to_device` does not wait for the device
                 moving = f"moving to {self.device} failed for"
                 batch.data = to_device(batch.data, self.device)
+                if self.batch_transform is not None or self.batch_transforms is not None:
+                    again = (batch.occurrence,) if batch.occurrence else ()
+                    key = mix(self.seed, epoch, int(batch.indices[0]), TRANSFORM_KEY, *again)
+                    generators.seed(key, self._transform_generators)
                 if self.batch_transform is not None:
                     moving = "batch_transform failed for"
-                    key = mix(self.seed, epoch, int(batch.indices[0]), TRANSFORM_KEY)
-                    generators.seed(key, self._transform_generators)
                     batch.data = self.batch_transform(batch.data)
+                if self.batch_transforms is not None:
+                    moving = "batch_transforms failed for"
+                    batch.data = self.batch_transforms(batch.data)
             except FAILURES as e:
                 raise not_moved(moving, batch, e) from e
         return batch
-
-    def _check_options(self, validation_split: float | int) -> None:
-        if self.prefetch < 1:
-            raise UsageError(f"data_loader: prefetch is {self.prefetch}; give 1 or more batches per worker")
-        if self.valid_dataset is not None:
-            if validation_split:
-                raise UsageError(
-                    f"data_loader: validation_split is {validation_split}, but the loader has a validation set of its "
-                    f"own (valid_dataset); set validation_split to 0"
-                )
-            if not length(self.valid_dataset, "valid_dataset"):
-                raise UsageError("data_loader: valid_dataset has no samples; leave it out, or check its path")
-        if self.resident:
-            self._check_resident()
-        if length(self.dataset, "dataset") != length(self.eval_dataset, "eval_dataset"):
-            raise ValueError(
-                f"eval_dataset has {len(self.eval_dataset)} samples; it must have the {len(self.dataset)} samples of "
-                f"dataset, in the same order (a different validation set is valid_dataset)"
-            )
-
-    def _check_resident(self) -> None:
-        if self.num_workers:
-            raise UsageError(
-                f"data_loader: resident is true and num_workers is {self.num_workers}, but workers cannot read data on "
-                f"a device; leave out one of the two"
-            )
-        for dataset in (self.dataset, self.eval_dataset, self.valid_dataset):
-            if dataset is not None and not hasattr(dataset, "to"):
-                raise UsageError(
-                    f"data_loader: a {type(dataset).__name__} cannot be resident, because it has no `to(device)`; "
-                    f"leave out resident, or use a data set in memory such as ImageTensors of data_loader/vision.py"
-                )
-
-    def _check_batch_size(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"data_loader: batch_size is {self.batch_size}; give 1 or more")
-        if self.batch_size > len(self.samples):
-            held_out = len(self._validation)
-            why = f" ({len(self.dataset)} minus {held_out} for validation)" if held_out else ""
-            raise UsageError(
-                f"data_loader: batch_size {self.batch_size} is more than the {len(self.samples)} samples of the data "
-                f"set{why}; give {len(self.samples)} or less"
-            )

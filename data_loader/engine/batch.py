@@ -17,10 +17,11 @@ class Batch:
     indices: those that were read, in the same order, int64 [size]; another number where `collate_fn` drops or adds any.
     bad: skipped samples, (index, reason).
     shard: which micro-batch of its step this is.
+    occurrence: that of the first sample, where samples come several times in an epoch (utils/seed.py).
     note: what a person should know of the data set, in the first batch that shows it.
     """
 
-    __slots__ = ("bad", "data", "indices", "note", "shard", "size")
+    __slots__ = ("bad", "data", "indices", "note", "occurrence", "shard", "size")
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Batch:
     ) -> None:
         self.data, self.indices, self.size = data, indices, len(indices) if size is None else size
         self.bad = [] if bad is None else bad
-        self.shard, self.note = shard, ""
+        self.shard, self.occurrence, self.note = shard, 0, ""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.data)

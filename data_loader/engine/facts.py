@@ -1,10 +1,15 @@
-"""What a data set states about itself, for the parameters of the same name in model, loss and metrics."""
+"""What a data set states about itself: facts for the parameters of the same name in model, loss and metrics, and values
+for each of its samples, such as labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+
+from utils.errors import UsageError
 
 
 def class_facts(class_names: Sequence[str], labels: Tensor | None = None) -> dict[str, Any]:
@@ -19,3 +24,84 @@ def facts_of(dataset: Any) -> dict[str, Any]:
     """The classes of a data set that lists them in `classes`, as torchvision's do; otherwise nothing."""
     classes = getattr(dataset, "classes", None)
     return class_facts([str(name) for name in classes]) if isinstance(classes, list) else {}
+
+
+def labels_of(loader: Any) -> np.ndarray:
+    """The label of each sample of a loader's data set, [N].
+
+    They are `labels` or `targets` of the loader or its data set, the second of its `tensors`, or the second of each of
+    its `samples`; those of a Subset or ConcatDataset come from what it is made of. Raises UsageError without any.
+    """
+    labels = _listed(vars(loader).get("labels"), len(loader.dataset))
+    labels = _per_sample(loader.dataset, _labels) if labels is None else labels
+    if labels is None:
+        raise UsageError(
+            f"data_loader: the labels of the {len(loader.dataset)} samples of a {type(loader.dataset).__name__} are "
+            f"not known, but balanced, stratify and weights by class need them; give the data set (or the loader, "
+            f"before super().__init__) an attribute `labels` with one label per sample"
+        )
+    return labels
+
+
+def column_of(loader: Any, name: str, option: str) -> np.ndarray:
+    """What the data set lists for each sample, [N]: column(name) if it has that method, else its attribute `name`, or
+    the loader's. Raises UsageError if there is none."""
+    dataset = loader.dataset
+
+    def find(dataset: Any) -> np.ndarray | None:
+        if callable(getattr(dataset, "column", None)):
+            try:
+                return _listed(dataset.column(name), len(dataset))
+            except (KeyError, AttributeError):
+                return None
+        return _listed(getattr(dataset, name, None), len(dataset))
+
+    found = _listed(vars(loader).get(name), len(dataset))
+    found = _per_sample(dataset, find) if found is None else found
+    if found is None:
+        raise UsageError(
+            f"data_loader: {option} is {name}, but a {type(dataset).__name__} has no column or attribute of this name "
+            f"with one value for each of its {len(dataset)} samples; give it one, or a method column(name)"
+        )
+    return found
+
+
+def _labels(dataset: Any) -> np.ndarray | None:
+    tensors, samples = getattr(dataset, "tensors", ()), getattr(dataset, "samples", ())
+    second = tensors[1] if isinstance(tensors, (list, tuple)) and len(tensors) > 1 else None
+    if isinstance(samples, list) and samples and all(isinstance(s, tuple) and len(s) == 2 for s in samples):
+        second = [label for _, label in samples]
+    for values in (getattr(dataset, "labels", None), getattr(dataset, "targets", None), second):
+        if (labels := _listed(values, len(dataset))) is not None:
+            return labels
+    return None
+
+
+def _per_sample(dataset: Any, find: Callable[[Any], np.ndarray | None]) -> np.ndarray | None:
+    """What `find` finds in a data set, or in what it is made of."""
+    found = find(dataset)
+    whole = getattr(dataset, "dataset", None)
+    if found is None and whole is not None:  # of a Subset, or one that only transforms the samples
+        inner = _per_sample(whole, find)
+        if isinstance(dataset, Subset):
+            return None if inner is None else inner[np.asarray(dataset.indices)]
+        return None if inner is None or len(inner) != len(dataset) else inner
+    if found is None and isinstance(dataset, ConcatDataset):
+        parts = [part for part in (_per_sample(inner, find) for inner in dataset.datasets) if part is not None]
+        return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
+    return found
+
+
+def _listed(values: Any, n: int) -> np.ndarray | None:
+    """Numbers or strings as an array [n]; None if the values are anything else."""
+    if isinstance(values, Tensor):
+        values = values.cpu().numpy()
+    if not isinstance(values, (np.ndarray, list, tuple)) or len(values) != n:
+        return None
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of several lengths
+        return None
+    if array.dtype == object and all(isinstance(value, str) for value in values):
+        array = array.astype(str)
+    return array if array.ndim == 1 and array.dtype != object else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data_loader.engine.augmentation import Augmented, InOrder, OfBatches, Transform, of_image
 from utils.seed import sample_keys
 from utils.tensors import to_device
 
@@ -19,6 +20,7 @@ class Normalize:
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], max_value: float = 255):
+        self.mean, self.std = mean, std
         self.channels = [(torch.tensor(-m / s), 1 / (s * max_value)) for m, s in zip(mean, std, strict=True)]
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -29,6 +31,18 @@ class Normalize:
         for channel, (shift, scale) in zip(channels, self.channels, strict=True):
             torch.add(shift, channel, alpha=scale, out=channel)  # one pass over the memory, not two
         return images
+
+
+class NormalizeBatch:
+    """A `batch_transform`: normalizes the uint8 images of a batch (images, labels) by `mean` and `std`. Floats, which
+    transforms of a config have made, stay as they are."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.normalize = Normalize(mean, std)
+
+    def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        return (self.normalize(images) if images.dtype == torch.uint8 else images), labels
 
 
 class ImageTensors(Dataset):
@@ -46,13 +60,21 @@ class ImageTensors(Dataset):
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
         self.tensors = [images, labels]
-        self.normalize, self.augment = Normalize(mean, std, max_value), augment
+        self.max_value, self.normalize, self.augment = max_value, Normalize(mean, std, max_value), augment
 
     def augmented(self, augment: Callable[[Tensor, Tensor], Tensor]) -> "ImageTensors":
         """The same images (not copied), each batch passed through `augment(images, keys)`."""
         other = copy.copy(self)  # shares the list of tensors, so `to` moves both
         other.augment = augment
         return other
+
+    def with_transforms(self, transforms: Sequence[Transform]) -> Dataset:
+        """The same images, transformed: whole batches at once if all transforms can do that, otherwise one by one."""
+        of_batches = [transform for transform in transforms if isinstance(transform, OfBatches)]
+        if len(of_batches) < len(transforms):
+            return TransformedImages(self, transforms)
+        wanted = [transform for transform in of_batches if transform]  # false: it changes nothing
+        return self.augmented(wanted[0] if len(wanted) == 1 else InOrder(wanted)) if wanted else self
 
     def to(self, device: torch.device) -> None:
         """Move images and labels, also those of every data set that `augmented` made of this one."""
@@ -72,3 +94,22 @@ class ImageTensors(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
+
+
+class TransformedImages(Augmented):
+    """Images in memory, each transformed as uint8 [C, H, W], values 0..255, and normalized if it still is uint8."""
+
+    def __init__(self, dataset: ImageTensors, transforms: Sequence[Transform]) -> None:
+        super().__init__(dataset, transforms)
+        of_plain = dataset.normalize
+        self.__dict__["normalize"] = Normalize(of_plain.mean, of_plain.std)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = self.dataset.tensors
+        image = images[index].clone()  # some transforms work in place
+        if self.dataset.max_value != 255:
+            image = (image * (255 / self.dataset.max_value)).round().to(torch.uint8)
+        image = of_image(self.transforms, image)
+        if image.dtype == torch.uint8:
+            image = self.normalize(image[None])[0]
+        return image, labels[index]

@@ -1,4 +1,4 @@
-"""Reads batches: (epoch, indices) -> Batch."""
+"""Reads batches: (epoch, indices, occurrences) -> Batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,13 +11,13 @@ from data_loader.engine.changes import numbers_changed
 from data_loader.engine.collate import collate
 from data_loader.engine.failures import FAILURES, describe, not_collated, numbers, unreadable
 from utils.errors import SampleError
-from utils.seed import fetching, keys_of
+from utils.seed import Wanted, fetching
 
 
 class Reader:
-    """Reads the batch of an (epoch, indices).
+    """Reads the batch of an (epoch, indices, occurrences).
 
-    Each sample is seeded by (seed, epoch, index), so that it does not depend on the worker, the rank or earlier reads.
+    Each sample is seeded by these and the seed, so that it does not depend on the worker, the rank or earlier reads.
     """
 
     changes_by_itself = ("returns_list", "samples_draw", "generators")  # nothing that samples depend on
@@ -30,19 +30,27 @@ class Reader:
         self.samples_draw = False  # those of a list: each needs a seed of its own
         self.generators: list[Any] | None = None  # the data set's own; None: not searched for yet
 
-    def read(self, epoch: int, indices: np.ndarray) -> Batch:
+    def read(self, epoch: int, indices: np.ndarray, occurrences: np.ndarray | None = None) -> Batch:
         """Raises SampleError if a sample cannot be read or the samples cannot be collated."""
+        wanted = Wanted(self.seed, epoch, indices, occurrences)
         if self.uses_sample_keys:
-            return self._read_together(epoch, indices)
-        if self.generators is not None:
-            return self._read(epoch, indices)
+            batch = self._read_together(wanted)
+        elif self.generators is not None:
+            batch = self._read(wanted)
+        else:
+            batch = self._first_read(wanted)
+        if occurrences is not None:
+            batch.occurrence = int(occurrences[0])
+        return batch
+
+    def _first_read(self, wanted: Wanted) -> Batch:
         self.generators = generators.own_generators(self)
         with numbers_changed(self) as changed:
-            batch = self._read(epoch, indices)
+            batch = self._read(wanted)
         made = generators.own_generators(self)
         if len(made) > len(self.generators):  # in the first read, and not seeded then
             self.generators = made
-            batch = self._read(epoch, indices)
+            batch = self._read(wanted)
         if changed:
             batch.note = (
                 f"data_loader: reading samples changes {', '.join(changed)}. If samples depend on it, they differ with "
@@ -50,37 +58,38 @@ class Reader:
             )
         return batch
 
-    def _read(self, epoch: int, indices: np.ndarray) -> Batch:
+    def _read(self, wanted: Wanted) -> Batch:
         if self.reads_whole_batches and not self.samples_draw:
-            return self._read_together(epoch, indices)
-        return self._read_one_by_one(epoch, indices)
+            return self._read_together(wanted)
+        return self._read_one_by_one(wanted)
 
-    def _read_together(self, epoch: int, indices: np.ndarray) -> Batch:
+    def _read_together(self, wanted: Wanted) -> Batch:
         try:
-            data = self._getitems(epoch, indices)
+            data = self._getitems(wanted)
         except SampleError:
             raise
         except FAILURES as e:
             if self.returns_list:
-                return self._read_one_by_one(epoch, indices)
-            good, bad = self._find_bad(epoch, indices)
+                return self._read_one_by_one(wanted)
+            good, bad = self._find_bad(wanted)
             if not bad:
-                raise SampleError(f"samples {numbers(indices)} could not be read together: {describe(e)}") from e
-            batch = self._read(epoch, good) if len(good) else Batch(None, good)
+                raise SampleError(f"samples {numbers(wanted.indices)} could not be read together: {describe(e)}") from e
+            batch = self._read(good) if len(good.indices) else Batch(None, good.indices)
             batch.bad = bad + batch.bad
             return batch
         if self.samples_draw:
-            return self._read_one_by_one(epoch, indices)
+            return self._read_one_by_one(wanted)
         if self.returns_list:
-            return self._collated(data, indices, [])
+            return self._collated(data, wanted.indices, [])
+        indices = wanted.indices
         return Batch(data, indices, size=None if self.uses_sample_keys else size_of(data, len(indices)))
 
-    def _read_one_by_one(self, epoch: int, indices: np.ndarray) -> Batch:
+    def _read_one_by_one(self, wanted: Wanted) -> Batch:
         samples, bad, bad_positions = [], [], []
-        keys = keys_of(self.seed, epoch, indices).tolist()
+        indices, keys = wanted.indices, wanted.keys().tolist()
         for position, (index, key) in enumerate(zip(indices.tolist(), keys, strict=True)):
             generators.seed(key, self.generators or [])
-            fetching((self.seed, epoch, indices[position : position + 1]))
+            fetching(wanted, position)
             try:
                 samples.append(self._getitem(index))
             except FAILURES as e:
@@ -106,13 +115,13 @@ class Reader:
             raise not_collated(indices, samples, e, is_own) from e
         return Batch(data, indices, bad, size=size_of(data, len(indices)) if is_own else None)
 
-    def _getitems(self, epoch: int, indices: np.ndarray) -> Any:
+    def _getitems(self, wanted: Wanted) -> Any:
         """What `__getitems__` returns, seeded by the first sample; notes whether it is a list, whose samples draw."""
-        before = None
+        before, indices = None, wanted.indices
         if not self.uses_sample_keys:
-            generators.seed(int(keys_of(self.seed, epoch, indices[:1])[0]), self.generators or [])
+            generators.seed(int(wanted.part(slice(1)).keys()[0]), self.generators or [])
             before = generators.global_state() if self.returns_list is not False else None
-        fetching((self.seed, epoch, indices))
+        fetching(wanted)
         try:
             first = self.returns_list is not False
             data = self._call_getitems(indices) if first else self.dataset.__getitems__(indices)
@@ -140,17 +149,17 @@ class Reader:
                     pass
             raise
 
-    def _find_bad(self, epoch: int, indices: np.ndarray) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """Read each sample alone: the indices of the readable ones, and the others with the reason."""
-        is_good = np.ones(len(indices), dtype=bool)
+    def _find_bad(self, wanted: Wanted) -> tuple[Wanted, list[tuple[int, str]]]:
+        """Read each sample alone: the readable ones, and the others with the reason."""
+        is_good = np.ones(len(wanted.indices), dtype=bool)
         bad = []
-        for i in range(len(indices)):
+        for i in range(len(wanted.indices)):
             try:
-                self._getitems(epoch, indices[i : i + 1])
+                self._getitems(wanted.part(slice(i, i + 1)))
             except FAILURES as e:
-                bad.append(self._unreadable(int(indices[i]), e))
+                bad.append(self._unreadable(int(wanted.indices[i]), e))
                 is_good[i] = False
-        return indices[is_good], bad
+        return wanted.part(is_good), bad
 
     def _unreadable(self, index: int, error: BaseException) -> tuple[int, str]:
         """The note for a skipped sample; raises SampleError if none may be skipped."""

@@ -30,7 +30,8 @@ from utils.process.launch import end_with_parent
 from utils.signals import SIGNALS
 
 PATIENCE = 3.0  # seconds that a worker has to end by itself
-Request = tuple[int, int, Any]  # (which pass over the data, epoch, indices)
+# (which pass over the data, epoch, indices), and the occurrences where samples are drawn with repeats
+Request = tuple[Any, ...]
 
 # Those that may be running. At exit Python would end their workers by SIGTERM, which they ignore, and wait for them.
 _running: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
@@ -84,7 +85,7 @@ def _load(owner: Loader, requests: Iterator[Request], options: dict[str, Any]) -
         loader = DataLoader(_InWorker(owner.reader()), sampler=noting(requests), **options)  # may have no end
         with _started(loader) as batches:
             for batch in batches:
-                this_pass, epoch, _ = ahead.popleft()
+                this_pass, epoch, *_ = ahead.popleft()
                 yield owner.to_run(batch, epoch)
                 changes = snapshot.changes(contents=bool(ahead) and ahead[0][0] != this_pass)
                 if changes:
@@ -194,9 +195,9 @@ class _InWorker(Dataset[Any]):
     def __getitem__(self, request: Request) -> "Sent | SampleError | UsageError":
         if self.error is not None:
             return self.error
-        _, epoch, indices = request
+        _, epoch, indices, *occurrences = request
         try:
-            batch = self.reader.read(epoch, indices)
+            batch = self.reader.read(epoch, indices, *occurrences)
         except (SampleError, UsageError) as e:
             return e
         try:

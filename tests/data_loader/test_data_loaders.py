@@ -3,6 +3,7 @@
 import torch
 
 from data_loader.data_loaders import DigitsDataLoader
+from data_loader.transforms import RandomAffine
 from tests.data_loader.batches import first, whole
 
 
@@ -29,7 +30,7 @@ def test_digits_state_their_classes() -> None:
 
 def test_augmentation_is_a_function_of_seed_epoch_and_sample() -> None:
     plain = DigitsDataLoader(batch_size=100)
-    loaders = [DigitsDataLoader(batch_size=100, rotate=10, shift=1, scale=0.1, shear=5) for _ in range(3)]
+    loaders = [DigitsDataLoader(batch_size=100, transforms=[RandomAffine(10, 1, 0.1, 5)]) for _ in range(3)]
     loaders[1].num_workers = 1
     loaders[2].batch_size = 50  # other samples in the batch
     for loader in loaders:
@@ -58,8 +59,8 @@ def test_augmentation_is_a_function_of_seed_epoch_and_sample() -> None:
 def test_validation_and_test_data_are_not_augmented() -> None:
     for training, split in ((True, 300), (False, 0)):
         loaders = [
-            DigitsDataLoader(batch_size=50, validation_split=split, training=training, rotate=rotate)
-            for rotate in (0, 10)
+            DigitsDataLoader(batch_size=50, validation_split=split, training=training, transforms=transforms)
+            for transforms in (None, [RandomAffine(rotate=10)])
         ]
-        seen = [whole(loader.split_validation() or loader)[0] for loader in loaders]
+        seen = [whole(loader.split_validation() or loader.for_testing())[0] for loader in loaders]
         assert torch.equal(*seen)

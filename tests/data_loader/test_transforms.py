@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from data_loader.engine.images import Normalize
 from data_loader.transforms import RandomAffine, RandomCropFlip, RandomResizedCrop
-from data_loader.vision import Normalize
 from utils.seed import keys_of
 
 KEYS = torch.from_numpy(keys_of(1, 0, np.arange(64)))

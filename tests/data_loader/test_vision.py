@@ -1,9 +1,13 @@
 """MNIST, CIFAR-10 and image folders: values, classes, and the errors for missing or broken data."""
 
+import importlib.util
 import pickle
+import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -13,10 +17,19 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from data_loader import vision
-from data_loader.transforms import CenterCrop, RandomResizedCrop
-from data_loader.vision import Cifar10DataLoader, ImageFiles, ImageFolderDataLoader, MnistDataLoader
+from data_loader.transforms import CenterCrop, RandomCropFlip, RandomResizedCrop
+from data_loader.vision import (
+    Cifar10DataLoader,
+    ImageFiles,
+    ImageFolderDataLoader,
+    ImageTableDataLoader,
+    MnistDataLoader,
+)
 from tests.data_loader.batches import first, whole
-from utils.errors import DataError, SampleError
+from tests.tiny import tiny
+from utils.errors import DataError, SampleError, UsageError
+
+__all__ = ["tiny"]
 
 ROOT = Path(vision.__file__).parent.parent
 
@@ -120,7 +133,7 @@ def test_cifar10(tmp_path: Path, monkeypatch) -> None:
     red = (torch.from_numpy(pixels[:, :1024]).view(30, 32, 32) / 255 - 0.4914) / 0.247
     torch.testing.assert_close(images[:, 0], red, rtol=0, atol=1e-5)
     assert labels.tolist() == [*range(10)] * 3
-    loader = Cifar10DataLoader(str(tmp_path), 10, crop=4, flip=True)
+    loader = Cifar10DataLoader(str(tmp_path), 10, transforms=[RandomCropFlip(crop=4, flip=True)])
     assert first(loader)[0].shape == (10, 3, 32, 32)
     assert loader.facts["class_names"][3:5] == ["cat", "deer"]
     assert loader.facts["class_counts"] == [3] * 10
@@ -219,12 +232,158 @@ def test_a_broken_image_is_named(flowers: Path) -> None:
 
 
 def test_missing_folders(flowers: Path) -> None:
-    with pytest.raises(DataError, match=r"No class folders in .*/elsewhere/train\. Put the images of each class into"):
+    with pytest.raises(DataError, match=r"No class folders in .*/elsewhere\. Put the images of each class into"):
         ImageFolderDataLoader(str(flowers / "elsewhere"))
+    Image.new("RGB", (4, 4)).save(flowers / "test" / "new.jpg")
     (flowers / "test" / "c").mkdir()
+    (flowers / "test" / "new.jpg").rename(flowers / "test" / "c" / "new.jpg")
     with pytest.raises(DataError, match=r"has classes that the training data does not have: c"):
         ImageFolderDataLoader(str(flowers), training=False)
     for path in list(flowers.rglob("*.JPG")) + list(flowers.rglob("*.png")):
         path.unlink()
-    with pytest.raises(DataError, match=r"No images \(\.jpeg, \.jpg, \.png\) in the class folders of"):
+    with pytest.raises(DataError, match=r"No images \(\.bmp, .*\) in the class folders of .*: 2 no images \(2 \.txt\)"):
         ImageFolderDataLoader(str(flowers))
+
+
+def test_the_validation_folder_validates(flowers: Path) -> None:
+    (flowers / "test").rename(flowers / "val")
+    loader = ImageFolderDataLoader(str(flowers), batch_size=6, size=16)
+    valid = loader.split_validation()
+    assert len(loader.samples) == 24
+    assert whole(valid)[1].bincount().tolist() == [4, 4]
+
+
+def test_a_run_is_tested_without_its_training_folder(flowers: Path, tiny: Any, capsys: Any) -> None:
+    """The classes are in the checkpoint; their numbers stay, though one has no test images."""
+    args = f"{{data_dir: {flowers}, batch_size: 8, size: 16, validation_split: 4, num_workers: 0}}"
+    arch = "{type: ConvNet, args: {in_channels: 3, widths: [8]}}"
+    options = [f"data_loader={{type: ImageFolderDataLoader, args: {args}}}", f"arch={arch}", "optimizer.args.lr=0.05"]
+    trainer = tiny.train(*options, "trainer.epochs=6", "trainer.limit_batches=null")
+    assert trainer.config.facts["class_names"] == ["a", "b"]
+    shutil.rmtree(flowers / "train")
+    shutil.rmtree(flowers / "test" / "a")
+    spec = importlib.util.spec_from_file_location("test_script", ROOT / "test.py")
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    module.main(["-r", str(tiny.folder / "run")])
+    assert tiny.points("test")[0]["accuracy"] == 1.0
+    assert "4 images of 2 classes (a 0, b 4)" in capsys.readouterr().out
+
+
+# --- tables
+
+
+def write_table(path: Path, rows: list[list[Any]], separator: str = ",") -> None:
+    path.write_text("\n".join(separator.join(map(str, row)) for row in rows) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def table(flowers: Path) -> Path:
+    """The images of `flowers`, all in one folder, with tables of what they show."""
+    (flowers / "flat").mkdir()
+    for part in ("train", "test"):
+        rows: list[list[Any]] = [["id", "name", "tags", "dark", "bright", "level", "part"]]
+        for path in sorted((flowers / part).rglob("*.*g"), key=lambda path: path.parts) + sorted(
+            (flowers / part).rglob("*.JPG")
+        ):
+            name = path.relative_to(flowers / part).parts[0]
+            stem = f"{part}-{name}-{path.stem}-{path.suffix[1:].lower()}"
+            path.rename(flowers / "flat" / f"{stem}{path.suffix}")
+            b = name == "b"
+            rows.append([stem, name, f"{name} all" if b else "all", int(not b), int(b), 250 if b else 5, part])
+        write_table(flowers / f"{part}.csv", rows)
+    return flowers
+
+
+COMMON: dict[str, Any] = {"batch_size": 6, "size": 16, "image": "id", "image_folder": "flat"}
+
+
+def test_a_table_gives_the_same_bits_as_class_folders(flowers: Path) -> None:
+    folder = ImageFolderDataLoader(str(flowers), 6, size=16)
+    files = [(Path(path).relative_to(flowers).as_posix(), label) for path, label in folder.dataset.samples]  # type: ignore[attr-defined]
+    write_table(flowers / "train.csv", [["file", "kind"], *([file, "ab"[label]] for file, label in files)])
+    listed = ImageTableDataLoader(str(flowers), image="file", label="kind", batch_size=6, size=16)
+    assert listed.facts == folder.facts
+    for step in range(4):
+        for one, two in zip(first(folder, step), first(listed, step), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_a_table_of_files_without_suffix_in_one_folder(table: Path) -> None:
+    loader = ImageTableDataLoader(str(table), label="name", test_table="test.csv", training=False, **COMMON)
+    images, labels = whole(loader)
+    assert labels.bincount().tolist() == [4, 4]
+    assert torch.equal(images[:, 0].mean(dim=(1, 2)) > 0, labels == 1)
+    with pytest.raises(
+        DataError, match=r"train\.csv has no test rows; give .*test_table=test\.csv, or a column that says"
+    ):
+        ImageTableDataLoader(str(table), label="name", training=False, **COMMON)
+
+
+def test_several_labels_and_numbers(table: Path) -> None:
+    loader = ImageTableDataLoader(str(table), labels=["dark", "bright"], valid_table="test.csv", **COMMON)
+    images, labels = first(loader)
+    assert (labels.shape, labels.dtype) == ((6, 2), torch.float32)
+    assert torch.equal(images[:, 0].mean(dim=(1, 2)) > 0, labels[:, 1] == 1)
+    assert loader.facts == {"num_classes": 2, "class_names": ["dark", "bright"], "class_counts": [12, 12]}
+    assert whole(loader.split_validation())[1].sum(dim=0).tolist() == [4, 4]
+    tags = ImageTableDataLoader(str(table), labels="tags", **COMMON)
+    assert tags.facts == {"num_classes": 2, "class_names": ["all", "b"], "class_counts": [24, 12]}
+    assert first(tags)[1][:, 0].tolist() == [1.0] * 6
+    numbers = ImageTableDataLoader(str(table), targets="level", **COMMON)
+    images, levels = first(numbers)
+    assert (levels.shape, levels.dtype) == ((6, 1), torch.float32)
+    assert set(levels[:, 0].tolist()) <= {5.0, 250.0}
+    assert numbers.facts == {"num_classes": 1, "target_names": ["level"]}
+
+
+def test_a_column_of_the_table_splits_or_stratifies(table: Path) -> None:
+    lines = (table / "train.csv").read_text().splitlines() + (table / "test.csv").read_text().splitlines()[1:]
+    (table / "all.csv").write_text("\n".join(lines).replace(",test", ",dev"))
+    loader = ImageTableDataLoader(str(table), "all.csv", label="name", split="part", **COMMON)
+    assert (len(loader.samples), len(whole(loader.split_validation())[1])) == (24, 8)
+    with pytest.raises(DataError, match=r"all\.csv: no row says 'test' in column 'part'"):
+        ImageTableDataLoader(str(table), "all.csv", label="name", split="part", training=False, **COMMON)
+    even = ImageTableDataLoader(str(table), label="name", stratify="level", validation_split=4, **COMMON)
+    assert whole(even.split_validation())[1].bincount().tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    "given, cell, message",
+    [
+        ({"label": "nam"}, None, r"train\.csv has no column 'nam' \(did you mean 'name'\?\); it has: id, name, tags, "),
+        ({"label": "name"}, ("name", ""), r"train\.csv, row 3, column 'name': nothing; give a label"),
+        ({"label": "name"}, ("id", "x"), r"column 'id': 1 of 24 images are not in .*/flat:\n  row 3: 'x'\nRemove the"),
+        ({"labels": ["dark"]}, ("dark", "2"), r"row 3, column 'dark': '2'; give 0 or 1"),
+        ({"targets": ["level"]}, ("level", "n/a"), r"row 3, column 'level': 'n/a'; give a number"),
+        ({"targets": ["level"]}, ("level", "nan"), r"row 3, column 'level': 'nan'; give a number"),
+        (
+            {"label": "name"},
+            ("name", "a,b"),
+            r"row 3 has 8 values, but row 1 names 7 columns; put values that contain ','",
+        ),
+        ({"label": "name", "targets": "level"}, None, "label and targets given; give one of them"),
+        ({}, None, "none of label, labels and targets given"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_named(table: Path, given: dict[str, Any], cell: Any, message: str) -> None:
+    path = table / "train.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    if cell:
+        lines[2][lines[0].index(cell[0])] = cell[1]
+    write_table(path, lines)
+    with pytest.raises(UsageError, match=message):
+        ImageTableDataLoader(str(table), **given, **COMMON)
+
+
+def test_tables_of_windows_and_of_macos(flowers: Path) -> None:
+    """A byte order mark, semicolons, empty lines, backslashes; file names with accents apart from their letters."""
+    decomposed = unicodedata.normalize("NFD", "é 한.jpg")
+    Image.new("RGB", (4, 4)).save(flowers / decomposed)
+    rows = ["\ufeffimage;label", "é 한.jpg;10", "", r"train\a\0.JPG;9", ""]
+    (flowers / "train.csv").write_bytes("\r\n".join(rows).encode())
+    loader = ImageTableDataLoader(str(flowers), label="label", batch_size=1)
+    assert loader.facts == {"num_classes": 2, "class_names": ["9", "10"], "class_counts": [1, 1]}  # in order of size
+    (flowers / "train.csv").write_bytes("image;label\nx.jpg;고양이\n".encode("cp949"))
+    with pytest.raises(DataError, match=r"train\.csv is not in UTF-8 .*; save it as UTF-8"):
+        ImageTableDataLoader(str(flowers), label="label", batch_size=1)

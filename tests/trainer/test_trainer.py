@@ -13,7 +13,14 @@ from utils.seed import mix, seed_all
 BASE = {
     "name": "parity",
     "arch": {"type": "ConvNet", "args": {"widths": [8, 16], "dropout": 0.3}},
-    "data_loader": {"type": "DigitsDataLoader", "args": {"batch_size": 47, "validation_split": 0.2, "rotate": 10.0}},
+    "data_loader": {
+        "type": "DigitsDataLoader",
+        "args": {
+            "batch_size": 47,
+            "validation_split": 0.2,
+            "transforms": [{"type": "RandomAffine", "args": {"rotate": 10.0}}],
+        },
+    },
     "loss": "cross_entropy",
     "metrics": ["accuracy"],
     "optimizer": {"type": "AdamW", "args": {"lr": 0.01}},

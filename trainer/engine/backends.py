@@ -15,7 +15,7 @@ from trainer.parallel import strategy
 def restored() -> Iterator[None]:
     """Whatever `choose` switches within this is as before at its end: two runs in one process do not interfere."""
     cudnn, matmul, cuda = torch.backends.cudnn, torch.backends.cuda.matmul, torch.cuda.is_available()
-    deterministic, flushed = _deterministic(), _flushes_denormals()
+    deterministic, flushed, threads = _deterministic(), _flushes_denormals(), torch.get_num_threads()
     switches = [matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark] if cuda else []
     try:
         yield
@@ -23,6 +23,7 @@ def restored() -> Iterator[None]:
         if _deterministic() != deterministic:  # else the call imports torch._inductor, for a second and nothing
             torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.set_flush_denormal(flushed)
+        torch.set_num_threads(threads)
         if switches:
             tf32(cudnn.allow_tf32)  # one value for all of them: they raise where they differ while they change
             matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = switches
@@ -39,6 +40,8 @@ def choose(options: Any, device: torch.device) -> None:
     if device.type == "cpu" and options.fast_cpu:
         torch.set_flush_denormal(True)  # computing with numbers below 1e-38 takes 100 times as long
         keep_memory(strategy(options).kept_bytes)
+    if device.type == "cpu" and options.exact_ranks:
+        torch.set_num_threads(1)  # of more, each rank has its share of the cores, and their number decides the rounding
 
 
 def tf32(on: bool) -> None:

@@ -11,9 +11,8 @@ from torch.optim import Optimizer
 from logger.console import log
 from logger.reporter import Reporter
 from trainer.checkpoint.saving import Saving
-from trainer.engine import compilation, replay
+from trainer.engine import compilation, evaluation, replay
 from trainer.engine.due import Due
-from trainer.engine.evaluation import Evaluation
 from trainer.engine.loss import Loss
 from trainer.engine.memory_format import MemoryFormat
 from trainer.engine.metrics import Metrics, Sums, means
@@ -63,11 +62,12 @@ class BaseTrainer(Step):
         model = model.to(device)
         self.compiler = compilation.Compiler(self.options.compile)
         self.compiler.compile(model)
-        self.criterion = Loss(criterion, device, config.facts.get("num_classes"))
+        mixing = getattr(data_loader, "batch_transforms", None)  # MixUp and the like
+        self.criterion = Loss(criterion, device, config.facts.get("num_classes"), mixing)
         more = [p for _, p in self.criterion.named_parameters()]
         self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
         self.model: Any = self.parallel.model
-        self.metrics = Metrics(metrics, device, [part.label for part in config.run.metrics])
+        self.metrics = Metrics(metrics, device, [part.label for part in config.run.metrics], mixing)
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
         self._schedules: list[Schedule] = list(by_name(lr_scheduler).values())
         self.built_with = {name: hyperparameters(o) for name, o in by_name(optimizer).items()}  # before any resume
@@ -183,8 +183,8 @@ class BaseTrainer(Step):
             raise
         finally:
             stream.close()
-            if self.valid_data_loader is not None:
-                self.valid_data_loader.close()
+            for loader in by_name(self.valid_data_loader).values():
+                loader.close()
             if self.saving is not None:
                 self.saving.wait()
 
@@ -217,7 +217,8 @@ class BaseTrainer(Step):
             self.clock.measure_device()
         with self.phase("forward"):
             if self.step == 0 and batches:
-                self.reporter.inputs(batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None)
+                inputs = batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None
+                self.reporter.inputs(inputs, getattr(self.data_loader, "normalization", None))
             if self._step_size:  # else every sample of it was bad
                 with self.parallel.translated_errors():
                     self.compute_step(batches)
@@ -265,7 +266,7 @@ class BaseTrainer(Step):
             return
         values: dict[str, float] = {}
         if validates:
-            valid = self.evaluate(self.valid_data_loader, "validation")
+            valid = evaluation.validate(self)
             if valid is None:
                 return
             self.reporter.values("valid", self.step, valid)
@@ -301,10 +302,13 @@ class BaseTrainer(Step):
             raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
         return None
 
-    def evaluate(self, loader: Any, label: str = "evaluation") -> dict[str, float] | None:
-        """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal."""
+    def evaluate(self, loader: Any, label: str = "evaluation", number: int = 0) -> dict[str, float] | None:
+        """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal.
+
+        number: evaluations before it after the same step.
+        """
         with self.clock.phase("validation"):
-            return Evaluation(self, loader, label).run()
+            return evaluation.Evaluation(self, loader, label, number).run()
 
     def train_mode(self) -> None:
         """Put the model into train mode, frozen parts excepted (train_mode.py)."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from trainer.engine.metrics import Sums
+from trainer.engine.schedules import by_name
+from utils.errors import Stopped
 from utils.process import group
 from utils.process.watchdog import heartbeat
 from utils.seed import mix, seed_all
@@ -16,12 +18,26 @@ if TYPE_CHECKING:
     from trainer.engine.base_trainer import BaseTrainer
 
 
+def validate(trainer: "BaseTrainer") -> dict[str, float] | None:
+    """The values of every validation set; of those that have names, as NAME_loss. None after a signal."""
+    values: dict[str, float] = {}
+    for number, (name, loader) in enumerate(by_name(trainer.valid_data_loader).items()):
+        found = trainer.evaluate(loader, f"validation on {name}" if name else "validation", number)
+        if found is None:
+            return None
+        named = {f"{name}_{key}" if name else key: value for key, value in found.items()}
+        if twice := values.keys() & named.keys():
+            raise Stopped(f"two validation sets log the same name, val_{min(twice)}; give one of them another name")
+        values |= named
+    return values
+
+
 class Evaluation:
     """Calls `eval_step` for each batch of a loader, in eval mode, without gradients, with the callbacks' weights."""
 
-    def __init__(self, trainer: "BaseTrainer", loader: Any, label: str) -> None:
-        """label: what the progress bar and the watchdog call it."""
-        self.trainer, self.loader, self.label = trainer, loader, label
+    def __init__(self, trainer: "BaseTrainer", loader: Any, label: str, number: int = 0) -> None:
+        """label: what the progress bar and the watchdog call it. number: evaluations before it after the same step."""
+        self.trainer, self.loader, self.label, self.number = trainer, loader, label, number
         self.sums = Sums()
 
     def run(self) -> dict[str, float] | None:
@@ -33,7 +49,8 @@ class Evaluation:
         with self._prepared():
             batches, bad = self.loader.iter_epoch(keep=True), list[tuple[int, str]]()
             for i in range(self.loader.steps_per_epoch):
-                heartbeat(f"batch {i + 1} of the {self.label} after step {trainer.step}", trainer.step, -1, i)
+                what = f"batch {i + 1} of the {self.label} after step {trainer.step}"
+                heartbeat(what, trainer.step, -1, self.number, i)
                 batch = next(batches, None)
                 bad += batch.bad if batch is not None else []
                 self._batch(i, batch)

@@ -25,11 +25,13 @@ class Loss:
     are counted. Raises UsageError at the first batch where outputs and targets do not fit.
     """
 
-    def __init__(self, criterion: Any, device: torch.device, num_classes: int | None = None) -> None:
-        """num_classes: of the data, where it is known."""
+    def __init__(
+        self, criterion: Any, device: torch.device, num_classes: int | None = None, mixing: Any = None
+    ) -> None:
+        """num_classes: of the data, where it is known. mixing: the loader's batch_transforms, which may mix labels."""
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self._weight_of = _weight_of(criterion)
-        self._num_classes = num_classes
+        self._num_classes, self._mixing = num_classes, mixing
         self._first = True
         self._of_torch = type(criterion).__module__ == "torch.nn.modules.loss"
 
@@ -77,13 +79,20 @@ class Loss:
                     f"{list(targets.shape)}, which would be broadcast against each other; give both one shape, such as "
                     f"outputs.squeeze(1) at the end of the model"
                 ) from None
+            except (RuntimeError, ValueError, TypeError, IndexError) as e:
+                if self._mixing is None or not self._mixing.mixed or isinstance(e, torch.OutOfMemoryError):
+                    raise
+                raise UsageError(
+                    f"loss: it failed for targets {list(targets.shape)}, the probabilities that batch_transforms make "
+                    f"of labels by mixing them: {e}; give a loss that takes them, such as cross_entropy, or mix none"
+                ) from e
 
     def _check_classes(self, outputs: Tensor, targets: Tensor) -> None:
         """Class labels [B, ...] against outputs [B, classes, ...]: before torch fails, on a GPU without saying why."""
         labels = targets.dtype == torch.long and targets.dim() == outputs.dim() - 1 and targets.numel()
         if not labels or self._weight_of is None or targets.is_meta:  # only of losses that take class labels
             return
-        classes, largest = outputs.shape[1], int(targets.max())
+        classes, largest = outputs.shape[1], int(targets.masked_fill(targets == _ignored(self.criterion), 0).max())
         if largest >= classes:
             raise UsageError(
                 f"loss: the model has {classes} outputs, but the data has a label of {largest}: at least {largest + 1} "
@@ -99,12 +108,19 @@ class Loss:
 def _weight_of(criterion: Any) -> Callable[[Any], Weight] | None:
     loss = criterion.func if isinstance(criterion, functools.partial) else criterion
     if (own := getattr(loss, "weight_of", None)) is not None:
-        return own
+        given = getattr(criterion, "keywords", {})
+        return functools.partial(own, ignore_index=given["ignore_index"]) if "ignore_index" in given else own
     if getattr(loss, "reduction", "mean") == "sum":
         return lambda targets: "sum"
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.reduction == "mean":
         return functools.partial(_labels, loss)
     return None
+
+
+def _ignored(criterion: Any) -> int:
+    """The label that it ignores: PyTorch's default is -100."""
+    given = getattr(criterion, "keywords", {})  # of a function, with arguments of the config
+    return given.get("ignore_index", getattr(criterion, "ignore_index", -100))
 
 
 def _labels(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Any) -> Weight:

@@ -145,12 +145,13 @@ class Metrics:
     combined over ranks.
     """
 
-    def __init__(self, metrics: Sequence[Any], device: torch.device, names: Sequence[str]) -> None:
-        """names: those in the log."""
+    def __init__(self, metrics: Sequence[Any], device: torch.device, names: Sequence[str], mixing: Any = None) -> None:
+        """names: those in the log. mixing: the loader's batch_transforms; of labels that they mixed in training,
+        metrics get the larger one."""
         moved = [(name, m.to(device) if hasattr(m, "to") else m) for name, m in zip(names, metrics, strict=True)]
         self.functions = {name: m for name, m in moved if not is_object(m)}
         self.objects = {name: m for name, m in moved if is_object(m)}
-        self._device = device
+        self._device, self._mixing = device, mixing
         self._evaluating = False
         self._usual: set[str] = set()  # functions that return a value per sample, or a mean
         self._classes: dict[str, int] = {}  # of the functions that return a vector; 0: it has a value per sample
@@ -163,6 +164,8 @@ class Metrics:
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """The values of the functions: per sample [B], or the mean over the batch []."""
+        if self._mixing is not None and not self._evaluating:
+            targets = self._mixing.labels(targets)
         plain = type(outputs) is Tensor and outputs.dtype == torch.float32 and not self._autocasts()
         if not plain or (self._evaluating and self.objects):
             return self._general(outputs, targets)

@@ -14,7 +14,9 @@ from logger import console
 from logger.console import log
 from trainer.checkpoint import files, init_from
 from trainer.engine import backends, compilation
+from trainer.engine.schedules import by_name
 from trainer.parallel import strategy
+from utils.config import names
 from utils.errors import UsageError
 from utils.process import group, launch
 from utils.run_folder import Run
@@ -62,8 +64,50 @@ def loaders(config: Any, device: torch.device, data_loader: Any, valid_data_load
             f"data_loader.args.num_workers is {data_loader.num_workers}, but the data is in memory: sending a batch "
             f"from a worker takes longer than making it. 0 is faster, unless the augmentation is expensive"
         )
-    if valid_data_loader is not None:
-        valid_data_loader.configure(**common)
+    if weighting := data_loader.weighting:
+        log.info(weighting.report)
+    for loader in by_name(valid_data_loader).values():
+        loader.configure(**common)
+
+
+def validation(config: Any, data_loader: Any) -> Any:
+    """The validation loader, or several: what the data loader holds out, and `valid_data_loader` of the config."""
+    found = by_name(data_loader.split_validation())
+    for name, part in by_name(config.run.valid_data_loader).items():
+        at = f"valid_data_loader.{name}" if name else "valid_data_loader"
+        if name in found:
+            raise UsageError(
+                f"{at}: the data loader has {'one of this name' if name else 'a validation set of its own'} already "
+                f"(validation_split, folds or valid_dataset); remove one, or name this one: "
+                f"valid_data_loader: {{NAME: {{type: {part.type}, ...}}}}"
+            )
+        found[name] = all_in_order(config, "valid_data_loader", part, data_loader.facts)
+        classes, others = (loader.facts.get("class_names") for loader in (data_loader, found[name]))
+        if classes and others and list(classes) != list(others):
+            raise UsageError(
+                f"{at}: its classes are {', '.join(map(str, others))}, but those of the data loader are "
+                f"{', '.join(map(str, classes))}; they must be the same, in the same order"
+            )
+    return found.get("", found) if found.keys() == {""} else found or None
+
+
+def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any]) -> Any:
+    """A loader of all evaluation data of a part, built with training=False unless a validation set says otherwise.
+
+    facts: those of the training data, for a loader that has a parameter of this name: class names, vocabulary, means.
+    In training it gets none, and learns them from the training part.
+    """
+    plain = {"shuffle": False, "validation_split": 0.0}
+    if section == "data_loader" or "training" not in part.args:
+        plain["training"] = False
+    given: dict[str, Any] = {name: value for name, value in plain.items() if config.accepts(section, part, name)}
+    if config.accepts(section, part, "facts", open_ended=False):
+        given["facts"] = facts
+    parameters = names.accepted(section, config.resolve(section, part)).parameters
+    for name in ("fold", "folds"):  # BaseDataLoader's own: a loader may mean something else by them
+        if name in parameters and parameters[name].annotation == (int | None):
+            given[name] = None
+    return config.build_part(section, part, **given).for_testing()
 
 
 def model(config: Any, device: torch.device, data_loader: Any, run: Run | None = None) -> nn.Module:

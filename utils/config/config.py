@@ -90,10 +90,10 @@ class Config:
         """The class or function that `part` names; LookupError if there is none."""
         return names.find(section, part.type)
 
-    def accepts(self, section: str, part: Named, name: str) -> bool:
-        """Does what `part` names have an argument of this name?"""
+    def accepts(self, section: str, part: Named, name: str, open_ended: bool = True) -> bool:
+        """Does what `part` names have an argument of this name? open_ended: is one of any name enough?"""
         signature = names.accepted(section, self.resolve(section, part))
-        return name in signature.parameters or signature.open_ended
+        return name in signature.parameters or (open_ended and signature.open_ended)
 
     def build(self, section: str, *args: Any, **kwargs: Any) -> Any:
         """The part of a section, called with the config's arguments and these; None if the config names none, a list
@@ -123,7 +123,8 @@ class Config:
         if not names.builds(section, thing):  # a function (output, target), or an object that is called like one
             thing = thing if inspect.isfunction(thing) else copy.deepcopy(thing)
             return functools.partial(thing, **values) if values else thing
-        built = self._call(section, path, part.type, substitute(thing) if substitute else thing, args, values)
+        make = names.builder(section, substitute(thing) if substitute else thing)
+        built = self._call(section, path, part.type, make, args, values)
         if wrong := names.misbuilt(section, built):
             expected = names.SECTIONS[section].expected
             raise ConfigError([f"{self.tree.place(path)}: {part.type}: {wrong}; expected {expected}"])
@@ -144,10 +145,10 @@ class Config:
         facts: names of facts that the data states; None: it may state any. given: arguments that the code gives.
         positional: what the code gives first, to nested optimizers and schedules too; None: only check, build nothing.
         """
-        top, inside, problems = "args" not in path, names.inside(section), list[str]()
+        top, problems = "args" not in path, list[str]()
 
         def nested(part: dict[str, Any], wanted: Any, at: KeyPath) -> Any:
-            here, name = (*path, "args", *at), part["type"]
+            here, name, inside = (*path, "args", *at), part["type"], names.inside(section, wanted)
             try:
                 named = names.find(inside, name)
             except LookupError as e:
@@ -162,7 +163,8 @@ class Config:
             if positional is None or problems:
                 return None
             if factory or not names.builds(inside, named):
-                return functools.partial(named, **values) if values else named
+                make = names.builder(inside, named)
+                return functools.partial(make, **values) if values else make
             return self._call(inside, here, name, named, positional, values)
 
         bound = names.bound(section, thing, copy.deepcopy(args), nested)
@@ -173,7 +175,7 @@ class Config:
             may_come = name in left_open and (facts is None or name in facts)
             if not (may_come or name in given or (top and name in names.KINDS[section].filled)):
                 problems.append(f"{place}: {bound.is_missing(name)}{states}")
-        for name in names.refused(thing, given):
+        for name in names.refused(section, thing, given):
             problems.append(
                 f"{place}: {names.name_of(thing)} has no argument '{name}', which the scripts give it; add it or "
                 f"**kwargs to its __init__, and hand it on to super().__init__"
@@ -252,14 +254,23 @@ class Config:
         name = self.run.trainer.monitor.split()[1]
         metrics = [part.label for part in self.run.metrics]
         values = [*getattr(trainer, "loss_names", ("loss",)), *metrics]
-        split = names.accepted("data_loader", loader).parameters.get("validation_split")
-        validates = bool(self.run.data_loader.args.get("validation_split", split.default if split else 1))
-        validates |= any(names.loader_mentions(word, loader) for word in ("valid_dataset", "split_validation"))
-        known = [*(f"val_{value}" for value in values if validates), *values]
+        split, args = (
+            names.accepted("data_loader", loader).parameters.get("validation_split"),
+            self.run.data_loader.args,
+        )
+        mentions = any(names.loader_mentions(word, loader) for word in ("valid_dataset", "split_validation"))
+        held_out = args.get("validation_split", split.default if split else 1) or args.get("folds") or mentions
+        sets = self.run.valid_data_loader
+        prefixes = [f"val_{name}_" for name in sets] if isinstance(sets, dict) else []
+        prefixes += ["val_"] if held_out or isinstance(sets, schema.Part) else []
+        validates = bool(prefixes)
+        known = [*(f"{prefix}{value}" for prefix in prefixes[::-1] for value in values), *values]
         plain = name.removeprefix("train/")
         if validates and name.startswith("valid/"):
             plain = f"val_{name.removeprefix('valid/')}"
-        elements = tuple(f"{prefix}{metric}_" for metric in metrics for prefix in ("", "val_")[: 1 + validates])
+        elements = tuple(f"{prefix}{metric}_" for metric in metrics for prefix in ("", *prefixes))
+        if mentions and plain.startswith("val_") and plain.endswith(tuple(f"_{value}" for value in values)):
+            return []  # of a validation set that has a name in the code
         if plain in known or plain.startswith(elements):  # elements of a metric: known only when it is computed
             return []
         hint = did_you_mean(nearest(name, known)) if validates else " without validation (validation_split is 0)"

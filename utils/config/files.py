@@ -169,7 +169,7 @@ class Tree:
 def _other_form(path: KeyPath, old: dict, new: dict) -> bool:
     """Whether one is a part and the other several by name, so that they cannot be merged."""
     one = [bool(part.keys() & {"type", "args", "interval"}) for part in (old, new)]
-    return path in (("optimizer",), ("lr_scheduler",)) and one[0] != one[1]
+    return path in (("optimizer",), ("lr_scheduler",), ("valid_data_loader",)) and one[0] != one[1]
 
 
 class _Values:

@@ -14,17 +14,25 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
+from utils.config.data_sets import (
+    DATASET,
+    LOADER,
+    makes_data_set,
+    reads_samples,
+    signature_with_loader,
+    with_loader,
+)
 from utils.config.files import did_you_mean, nearest
 from utils.config.rooms import files, loaded, python_files
 from utils.config.signatures import Bound, Signature, bind, positional, signature_of
 from utils.config.values import MODULE, OPEN, Nested, full_name, is_a, wants_factory
 
-LOADER = "data_loader.engine.base_data_loader.BaseDataLoader"
 TRAINER = "trainer.engine.base_trainer.BaseTrainer"
 HOOKS = ("after_step", "during_eval", "after_eval_batch", "after_epoch")
 TARGETS = ("target", "targets", "label", "labels", "y", "y_true")
+IMAGES = ("image", "images", "img", "picture", "x", "sample")
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Section:
     called: bool = False  # a function is not called to build the part: it is the part, called with (output, target)
     filled: tuple[str, ...] = ()  # parameters that the code gives if the config does not
     any_class: bool = False  # does each class that the project defines there count?
+    callables: bool = False  # do classes whose objects can be called count, and such objects themselves?
 
 
 SECTIONS = {
@@ -49,7 +58,7 @@ SECTIONS = {
     ),
     "data_loader": Section(
         ("data_loader",), "data_loader/data_loaders.py", (),
-        "a class derived from BaseDataLoader, or a function that builds one", LOADER,
+        "a class derived from BaseDataLoader or torch.utils.data.Dataset, or a function that builds one", LOADER,
     ),
     "optimizer": Section(
         ("trainer",), "trainer/optim.py", ("torch.optim",),
@@ -80,17 +89,26 @@ SECTIONS = {
         "a class derived from BaseTrainer", TRAINER,
     ),
 }  # fmt: skip
+SECTIONS["valid_data_loader"] = SECTIONS["data_loader"]
 IN_ARGUMENTS = {  # the same of parts in the arguments of these; of optimizers and schedules, they are of the same kind
     f"{section} argument": replace(
         SECTIONS[section], libraries=(*libraries, "torch.nn"), base=MODULE, methods=(), hooks=(), any_class=True,
         expected=f"a class of {SECTIONS[section].rooms[0]}/, or one derived from torch.nn.Module",
     )
     for section, libraries in {
-        "arch": ("torchvision.models",), "data_loader": ("torchvision.transforms.v2",), "loss": (),
+        "arch": ("torchvision.models",), "data_loader": ("torchvision.transforms.v2",),
+        "valid_data_loader": ("torchvision.transforms.v2",), "loss": (),
         "metrics": ("torchmetrics",), "callbacks": (), "trainer": (),
     }.items()
 }  # fmt: skip
-KINDS = SECTIONS | IN_ARGUMENTS
+TRANSFORMS = {  # parts that a data loader wants to call
+    "transforms": Section(
+        ("data_loader",), "data_loader/transforms.py", ("torchvision.transforms.v2",),
+        "a class whose objects are called with an image, a function of (image, ...), or one that builds such an object",
+        MODULE, callables=True,
+    )
+}  # fmt: skip
+KINDS = SECTIONS | IN_ARGUMENTS | TRANSFORMS
 FACTS_OF_DATASETS = ("num_classes", "class_names")  # stated for each data set that has `classes`
 FROM_FACTS = ("arch", "loss", "metrics")  # sections whose missing arguments the facts of the data fill
 
@@ -115,11 +133,23 @@ def _fits(section: str, thing: Any) -> bool:
 
 def builds(section: str, thing: Any) -> bool:
     """Whether calling `thing` builds the part, or `thing` is the part."""
-    return not KINDS[section].called or inspect.isclass(_innermost(thing))
+    target = _innermost(thing)
+    if KINDS[section].callables:
+        return inspect.isclass(target) or (inspect.isfunction(target) and not _is_transform(target))
+    return not KINDS[section].called or inspect.isclass(target)
 
 
-def inside(section: str) -> str:
-    """The kind of the parts in the arguments of this one."""
+def _is_transform(function: Any) -> bool:
+    """Whether a function is a transform itself: its first parameter is an image."""
+    return next(iter(inspect.signature(function).parameters), "") in IMAGES
+
+
+def inside(section: str, wanted: Any = Any) -> str:
+    """The kind of the parts in the arguments of this one. wanted: their annotation."""
+    if "data_loader" in KINDS[section].rooms and (get_origin(wanted) or wanted) is Callable:
+        return "transforms"
+    if any(is_a(inner, LOADER) for inner in get_args(wanted)):  # type[BaseDataLoader]
+        return "data_loader"
     nested = f"{section} argument"
     return nested if nested in KINDS else section
 
@@ -155,7 +185,8 @@ def recognizable(section: str, thing: Any) -> bool:
     """Whether `thing`, which the project has imported, is evidently a part of this section."""
     at = KINDS[section]
     if inspect.isclass(thing):
-        return _fits(section, thing) and not (section == "loss" and _too_few(thing))
+        fits = _fits(section, thing) or (at.base == LOADER and DATASET in _bases(thing)[1:])
+        return fits and not (section == "loss" and _too_few(thing))
     if not inspect.isfunction(thing):
         return False
     if at.called or at.first:
@@ -175,16 +206,17 @@ def _too_few(thing: Any) -> bool:
 def unfit(section: str, thing: Any) -> str | None:
     """Why `thing`, which the project defines, is no part of this section; None if it is one."""
     at, target = KINDS[section], _innermost(thing)
-    if inspect.isclass(target) and at.any_class:
+    if inspect.isclass(target) and (at.any_class or (at.base == LOADER and reads_samples(target))):
         return None
     if inspect.isclass(target):
-        calls = at.called and any("__call__" in vars(c) for c in target.__mro__)
+        calls = (at.called or at.callables) and any("__call__" in vars(c) for c in target.__mro__)
         if not _fits(section, target) and not calls:
             return "it is another kind of class"
         return "its forward takes other arguments" if section == "loss" and _too_few(target) else None
     if at.called and not callable(thing):
         return None if at.methods and _fits(section, thing) else f"it is {_kind(thing)}"
-    if not callable(thing) or (not at.called and at.base == MODULE and _fits(section, thing)):
+    built = not (at.called or at.callables) and at.base == MODULE and _fits(section, thing)
+    if not callable(thing) or built:
         return f"it is {_kind(thing)}"  # a model that is built already is callable, but not to build one
     if at.called and not (at.methods and _fits(section, thing)) and _too_few(thing):
         return f"it takes {inspect.signature(thing)}"
@@ -266,12 +298,23 @@ def own_names(section: str, strict: bool = True) -> dict[str, Any]:
             continue
         with contextlib.nullcontext() if strict else contextlib.suppress(Exception):
             module = importlib.import_module(file.module)
+            own = {name: vars(module)[name] for name in file.defined if name in vars(module)}
+            has_loaders = file.path != KINDS[section].home and any(_fits("data_loader", t) for t in own.values())
             for name in [n for n in vars(module) if n in file.defined or n in file.imported or file.stars]:
                 thing = getattr(module, name)
-                ours = name in file.defined and KINDS[section].called and inspect.isfunction(thing)
-                if not name.startswith("_") and (recognizable(section, thing) or (ours and not unfit(section, thing))):
+                if _makes_data_set(section, thing) and (name not in own or has_loaders):
+                    continue  # its loader offers it
+                if not name.startswith("_") and _offers(section, thing, name in own):
                     offered[name] = thing
     return offered
+
+
+def _offers(section: str, thing: Any, is_ours: bool) -> bool:
+    at = KINDS[section]
+    if recognizable(section, thing):
+        return True
+    ours = (at.called and inspect.isfunction(thing)) or (at.callables and inspect.isclass(thing))
+    return is_ours and ours and not unfit(section, thing)
 
 
 def _library(section: str) -> dict[str, Any]:
@@ -295,14 +338,29 @@ def _library(section: str) -> dict[str, Any]:
 # -- arguments --------------------------------------------------------------------------------------------------------
 
 
+def builder(section: str, thing: Any) -> Any:
+    """What to call to build the part: of a data set, what makes its loader too."""
+    return with_loader(name_of(thing), thing) if _makes_data_set(section, thing) else thing
+
+
+def _signature(section: str, thing: Any) -> Signature:
+    return signature_with_loader(thing) if _makes_data_set(section, thing) else signature_of(thing)
+
+
+def _makes_data_set(section: str, thing: Any) -> bool:
+    return KINDS[section].base == LOADER and callable(thing) and makes_data_set(thing)
+
+
 def accepted(section: str, thing: Any) -> Signature:
     """The parameters of `thing` that the config can give: without those that the code gives."""
-    signature, at = signature_of(thing), KINDS[section]
+    signature, at = _signature(section, thing), KINDS[section]
     names = list(signature.parameters)
     if at.first:
         hidden = {at.first} if at.first in names else set(names[:1])
+    elif builds(section, thing):
+        hidden = set()
     else:
-        hidden = set() if builds(section, thing) else set(names[:2])
+        hidden = set(names[: 1 if at.callables else 2])
     if section == "trainer":
         hidden |= given_to_trainers()
     return signature._replace(parameters={n: p for n, p in signature.parameters.items() if n not in hidden})
@@ -313,9 +371,9 @@ def given_to_trainers() -> set[str]:
     return set(signature_of(getattr(importlib.import_module(module), base)).parameters)
 
 
-def refused(thing: Any, names: Collection[str]) -> list[str]:
+def refused(section: str, thing: Any, names: Collection[str]) -> list[str]:
     """Those of the `names` that it does not have as arguments."""
-    signature = signature_of(thing)
+    signature = _signature(section, thing)
     return [] if signature.open_ended else [name for name in names if name not in signature.parameters]
 
 

@@ -6,6 +6,7 @@ To add a key, add one line with a Field here; the code that reads it is in train
 import inspect
 import json
 import os
+from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
 
@@ -193,6 +194,9 @@ class RunConfig(Model):
     seed: Natural = Field(1, description="determines all randomness of the run")
     arch: Part = Field(description="the model, from model/ or torchvision.models")
     data_loader: Part = Field(description="the data, from data_loader/")
+    valid_data_loader: Parts | None = Field(
+        None, description="validation data, from data_loader/; several as {name: part}"
+    )
     optimizer: Parts = Field(description="from trainer/ or torch.optim; several as {submodule: part}")
     loss: Part = Field(description="from model/ or torch.nn")
     metrics: Annotated[list[MetricPart], NONE_IS_EMPTY] = Field([], description="from model/ or torchmetrics")
@@ -209,6 +213,14 @@ class RunConfig(Model):
     def _inside_save_dir(cls, value: str) -> str:
         if not is_folder_name(value):
             raise ValueError(f"got {shown(value)}, {NOT_A_NAME}")
+        return value
+
+    @field_validator("valid_data_loader")
+    @classmethod
+    def _names_in_the_log(cls, value: Any) -> Any:
+        for name in value if isinstance(value, dict) else ():
+            if not name.replace("-", "_").isidentifier():
+                raise ValueError(f"'{name}' cannot be in the log's names (val_NAME_loss); give letters, digits, _ or -")
         return value
 
     @field_validator("metrics")
@@ -243,7 +255,7 @@ class RunConfig(Model):
 PART = "NAME or {type: NAME, args: {...}}"
 NAMES: dict[Any, str] = {
     bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null",
-    Part: PART, SchedulerPart: PART, MetricPart: PART, TrainerConfig: "a mapping",
+    Part: PART, SchedulerPart: PART, MetricPart: PART, Callable: PART, TrainerConfig: "a mapping",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Values of a config as the annotation of a parameter wants them: a list as a tuple, a name as an enum's member.
 
 A mapping of `type` and `args` is a nested part: the object that it names, unless the annotation wants a mapping.
+Where it wants a Callable, the bare name is enough.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from utils.config.files import KeyPath
+from utils.config.files import KeyPath, did_you_mean, nearest
 
 Nested = Callable[[dict[str, Any], Any, KeyPath], Any]  # (part, annotation, place within the arguments) -> its object
 LISTS: dict[Any, Callable[[list], Any]] = {
@@ -175,6 +176,12 @@ def _of_class(value: Any, wanted: Any, cls: Any, nested: Nested, at: KeyPath) ->
         return _of_torch(value, full_name(cls))
     if is_part(value):
         return nested(value, wanted, at)
+    if isinstance(value, str) and cls is Callable:
+        return nested({"type": value}, wanted, at)  # a part by its bare name
+    wrong = [key for key in value if key not in ("type", "args")] if isinstance(value, dict) and cls is Callable else []
+    if wrong:
+        known = did_you_mean(nearest(wrong[0], ("type", "args")))
+        raise Misfit(f"unknown key '{wrong[0]}'{known}; expected NAME or {{type: NAME, args: {{...}}}}")
     try:
         return _if(isinstance(value, cls), value)
     except TypeError:  # a Protocol

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import data_loader
 from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
-from data_loader.transforms import RandomCropFlip
-from data_loader.vision import ImageTensors, Normalize
+from data_loader.engine.images import ImageTensors, Normalize
+from data_loader.transforms import RandomAffine, RandomCropFlip
 from tests.tiny import tiny
 from utils import tensors
 from utils.errors import SampleError, UsageError
@@ -206,7 +206,7 @@ def test_to_a_gpu_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("split", [0, 100])
 def test_resident_data_gives_the_same_batches(split: int) -> None:
-    given: dict[str, Any] = {"batch_size": 64, "validation_split": split, "rotate": 10, "shift": 1}
+    given: dict[str, Any] = {"batch_size": 64, "validation_split": split, "transforms": [RandomAffine(10, 1)]}
     usual, resident = DigitsDataLoader(**given), DigitsDataLoader(**given, resident=True)
     for loader in (usual, resident):
         loader.configure(seed=3)

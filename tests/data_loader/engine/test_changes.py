@@ -138,7 +138,7 @@ def test_the_next_epoch_is_read_with_what_changed_inside_an_array(name: str) -> 
         assert torch.equal(a[0], b[0])
 
 
-def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     data = Curriculum()
     stream = BaseDataLoader(data, 5, num_workers=1).iter_steps(0)

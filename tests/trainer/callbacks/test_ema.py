@@ -61,3 +61,37 @@ def test_ema_resumes(tiny):
     assert one.steps == two.steps == 12
     assert all(torch.equal(one.average[name], two.average[name]) for name in one.average)
     assert tiny.points("valid")[-1] == tiny.points("valid", "whole")[-1]
+
+
+class FakeQuantized(torch.nn.Module):
+    """Quantization-aware training: its observer's buffers begin as infinities and get a shape from the first data."""
+
+    def __init__(self):
+        super().__init__()
+        from torch.ao.quantization import FakeQuantize, MovingAveragePerChannelMinMaxObserver
+
+        self.layer = torch.nn.Linear(64, 10)
+        options = {"dtype": torch.qint8, "quant_min": -128, "quant_max": 127, "qscheme": torch.per_channel_symmetric}
+        self.quantize = FakeQuantize(observer=MovingAveragePerChannelMinMaxObserver, ch_axis=1, **options)
+
+    def forward(self, x):
+        return self.quantize(self.layer(x.flatten(1)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.ao moves to another package
+def test_quantization_observers_under_an_ema(tiny, monkeypatch):
+    import model.model
+
+    monkeypatch.setattr(model.model, "FakeQuantized", FakeQuantized, raising=False)
+    whole = tiny.train("arch=FakeQuantized", "callbacks=[EMA]", "trainer.save_steps=5", run="whole")
+    tiny.train("arch=FakeQuantized", "callbacks=[EMA]", "trainer.max_steps=5")
+    resumed = tiny.train("arch=FakeQuantized", "callbacks=[EMA]")
+    state, again = whole.model.state_dict(), resumed.model.state_dict()
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+    average = whole.callbacks[0].average
+    assert average["quantize.activation_post_process.max_val"].shape == (10,)
+    assert all(value.isfinite().all() for value in average.values())
+    points = tiny.points("valid", "whole")
+    assert points[-1] == tiny.points("valid")[-1]
+    assert points[-1]["accuracy"] > points[0]["accuracy"]

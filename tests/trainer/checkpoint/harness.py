@@ -33,6 +33,7 @@ from utils.seed import sample_keys, uniform
 Patch = Callable[[], object]
 STEPS = 6  # an epoch
 PATIENCE = 300.0  # seconds until a child counts as stuck, on a busy machine too
+ROTATE = {"type": "RandomAffine", "args": {"rotate": 10.0}}
 
 PLAIN: dict[str, Any] = {
     "name": "t",
@@ -40,7 +41,7 @@ PLAIN: dict[str, Any] = {
     "arch": {"type": "ConvNet", "args": {"widths": [4], "depth": 1, "dropout": 0.2}},
     "data_loader": {
         "type": "DigitsDataLoader",
-        "args": {"batch_size": 30, "validation_split": 0.1, "rotate": 10.0, "num_workers": 0},
+        "args": {"batch_size": 30, "validation_split": 0.1, "num_workers": 0, "transforms": [ROTATE]},
     },
     "loss": "cross_entropy",
     "metrics": ["accuracy"],
@@ -270,7 +271,9 @@ def unequal(a: Any, b: Any, at: str = "") -> Iterator[str]:
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for i, (one, other) in enumerate(zip(a, b, strict=True)):
             yield from unequal(one, other, f"{at}/{i}")
-    elif type(a) is not type(b) or a != b:
+    elif (
+        type(a) is not type(b) or isinstance(a, (dict, list)) or a != b
+    ):  # dicts: of other keys; lists: of other length
         yield f"{at}: {a!r} and {b!r}"
 
 

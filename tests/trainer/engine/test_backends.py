@@ -59,6 +59,21 @@ def test_each_is_a_key():
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
+def test_exact_ranks_compute_with_one_thread_on_a_cpu():
+    """Each rank has its share of the cores, and the number of threads decides how sums are rounded."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with backends.restored():
+            chosen(device=torch.device("cpu"))
+            assert torch.get_num_threads() == 2
+            chosen("trainer.exact_ranks=true", device=torch.device("cpu"))
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_cpu_is_left_alone():
     before = chosen("trainer.tf32=false")
     assert chosen("trainer.cudnn_benchmark=true", "trainer.deterministic=true", device=torch.device("cpu")) == before

@@ -144,7 +144,7 @@ WRONG = [
     ("GELU", nn.Module | None, "{type: NAME, args: {...}} or null"),
     ({"type": "GELU", "arg": {}}, nn.Module, "{type: NAME, args: {...}}"),
     (GELU, str, "a string"),
-    (3, Callable[[int], int], "{type: NAME, args: {...}}"),
+    (3, Callable[[int], int], "NAME or {type: NAME, args: {...}}"),
 ]
 
 

@@ -1,0 +1,253 @@
+"""Finds image files: class folders as people have them, without what systems and programs leave between them."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_loader.engine.changes import log
+from utils.errors import DataError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
+TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+SHOWN = 10  # classes that a line lists
+
+Sample = tuple[str, Any]  # path, target
+
+
+class LeftOut:
+    """Counts the files and folders that were left out, by reason."""
+
+    def __init__(self) -> None:
+        self.suffixes: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{n:,} {suffix or 'without suffix'}" for suffix, n in self.suffixes.most_common(5))
+        parts = [f"{self.suffixes.total():,} no images ({kinds})"] if self.suffixes else []
+        return "; ".join(parts + [f"{n:,} {reason}" for reason, n in self.reasons.items()])
+
+    def add(self, name: str) -> None:
+        self.suffixes[os.path.splitext(name)[1].lower()] += 1
+
+    def report(self) -> None:
+        if self.suffixes or self.reasons:
+            log.info(f"left out: {self}")
+
+
+class Folders(NamedTuple):
+    """Where class folders are: in parts of data_dir, whose usual names need not be given, or in data_dir itself."""
+
+    data_dir: Path
+    train: str | None = None
+    valid: str | None = None  # "": none
+    test: str | None = None
+
+
+class Found(NamedTuple):
+    """The classes, and (path, class number) of each image."""
+
+    classes: list[str]
+    samples: list[Sample]
+    valid: list[Sample] | None  # of the validation folder, if there is one and it is used
+
+
+def find_class_folders(folders: Folders, training: bool, classes: Sequence[str] | None, holds_out: bool) -> Found:
+    """The images of data_dir/PART/CLASS/..., or of data_dir/CLASS/... where there are no parts, to train or to test.
+
+    classes: in testing, those of the training; by default, they are read from the training folder.
+    holds_out: a validation_split is wanted. Reports what was found and what was left out.
+    """
+    try:
+        return _training(folders, holds_out) if training else _testing(folders, classes)
+    except OSError as e:
+        raise DataError(f"{e.filename or folders.data_dir} cannot be read: {e.strerror or e}") from e
+
+
+def _testing(folders: Folders, classes: Sequence[str] | None) -> Found:
+    if classes is None:
+        classes = class_folders(_train_folder(folders))
+    test = part_folder(folders.data_dir, TEST, folders.test)
+    if test is None:
+        raise DataError(_no_test_folder(folders.data_dir))
+    left_out = LeftOut()
+    samples = list_images(test, classes, left_out)
+    log.info(f"{test}: {counts(samples, classes)}")
+    left_out.report()
+    return Found(list(classes), samples, None)
+
+
+def _training(folders: Folders, holds_out: bool) -> Found:
+    train, left_out = _train_folder(folders), LeftOut()
+    classes = class_folders(train)
+    samples, valid = list_images(train, classes, left_out), None
+    line = f"{train}: {counts(samples, classes)}"
+    found = None
+    if folders.valid or (folders.valid is None and train != folders.data_dir):
+        found = part_folder(folders.data_dir, VALID, folders.valid)
+    if found is not None and holds_out:
+        raise DataError(
+            f"{found} has validation images, but validation_split or folds holds out images of {train} too: leave out "
+            f"that option to validate on it, or set data_loader.args.valid_folder='' to leave {found.name} out"
+        )
+    if found is not None:
+        valid = list_images(found, classes, left_out)
+        line += f"; to validate, {found}: {counts(valid, classes)}"
+    log.info(line)
+    left_out.report()
+    if empty := [name for name, n in zip(classes, count(samples, len(classes)), strict=True) if n == 0]:
+        log.warning(
+            f"{train} has no images of {_listed(empty)}, which cannot be learned; the other classes keep their "
+            f"numbers. Add images, or remove the folders"
+        )
+    return Found(classes, samples, valid)
+
+
+def _train_folder(folders: Folders) -> Path:
+    return part_folder(folders.data_dir, TRAIN, folders.train) or _without_parts(folders.data_dir)
+
+
+# -- folders ----------------------------------------------------------------------------------------------------------
+
+
+def part_folder(data_dir: Path, names: Sequence[str], given: str | None) -> Path | None:
+    """data_dir/given, or the folder of data_dir with one of these names, in upper or lower case, that has folders in
+    it; None if there is none."""
+    if given:
+        return data_dir / given
+    entries = {entry.name.lower(): Path(data_dir, entry.name) for entry in _entries(data_dir) if entry.is_dir()}
+    found = [entries[name] for name in names if name in entries and _folders(entries[name])]
+    return found[0] if found else None
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the class folders in `folder`, sorted."""
+    classes = _folders(folder)
+    if not classes:
+        flat = any(is_image(entry.name) for entry in _entries(folder))
+        raise DataError(
+            f"No class folders in {folder.resolve()}. Put the images of each class into a folder of its name, such as "
+            f"{folder / 'cat' / '1.jpg'}, or set data_loader.args.data_dir to the folder that has them"
+            + ("; for images in one folder with a table of their labels, use ImageTableDataLoader" if flat else "")
+        )
+    return classes
+
+
+def list_images(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list[Sample]:
+    """(path, class number) of all images below `folder`, sorted by class, then path."""
+    present = class_folders(folder)
+    if unknown := [n for n in present if n not in classes and next(walk(folder / n, LeftOut()), None) is not None]:
+        raise DataError(
+            f"{folder.resolve()} has classes that the training data does not have: {', '.join(unknown)}; remove these "
+            f"folders, or add the classes to the training data"
+        )
+    loose = sum(1 for entry in _entries(folder) if is_image(entry.name) and not entry.is_dir())
+    if loose:
+        left_out.reasons[f"in {folder.name}/, outside of its class folders"] += loose
+    samples = [
+        (path, number)
+        for number, name in enumerate(classes)
+        if name in present
+        for path in walk(folder / name, left_out)
+    ]
+    if not samples:
+        raise DataError(
+            f"No images ({', '.join(SUFFIXES)}) in the class folders of {folder.resolve()}"
+            + (f"; there are: {left_out}" if str(left_out) else "")
+        )
+    return samples
+
+
+def walk(folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The image files below `folder`, in the order of their paths. Links are followed, but not in a circle.
+
+    above: the real paths of the folders that this one is in.
+    """
+    real = Path(os.path.realpath(folder))
+    if str(real) in above:
+        left_out.reasons["links to a folder that they are in"] += 1
+        return
+    above = above.union(map(str, (real, *real.parents)))
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if is_hidden(entry.name):
+            left_out.reasons["hidden, or of the system"] += 1
+        elif entry.is_dir():
+            yield from walk(Path(entry.path), left_out, above)
+        elif not is_image(entry.name):
+            left_out.add(entry.name)
+        elif not entry.is_file():
+            left_out.reasons["links to nothing"] += 1
+        else:
+            yield entry.path
+
+
+def is_hidden(name: str) -> bool:
+    """Is this what a system or program keeps between a person's files: .DS_Store, ._1.jpg, .ipynb_checkpoints?"""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def is_image(name: str) -> bool:
+    return not is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def count(samples: Sequence[Sample], num_classes: int) -> list[int]:
+    """How many images each class has."""
+    numbers = Counter(number for _, number in samples)
+    return [numbers[number] for number in range(num_classes)]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    if not folder.is_dir():
+        return []
+    return sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=lambda entry: entry.name)
+
+
+def _folders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+
+
+def _without_parts(data_dir: Path) -> Path:
+    """data_dir itself, as the folder of class folders. Raises DataError if it has other parts, or is one folder up."""
+    others = [part for names in (VALID, TEST) if (part := part_folder(data_dir, names, None))]
+    if others:
+        raise DataError(
+            f"{data_dir.resolve()} has {' and '.join(f'{part.name}/' for part in others)}, but no train/ with class "
+            f"folders; add it, or set data_loader.args.train_folder to the folder that trains"
+        )
+    for name in _folders(data_dir):
+        if inner := part_folder(data_dir / name, (*TRAIN, *TEST), None):
+            raise DataError(
+                f"{data_dir.resolve()} has no class folders of its own, but {name}/{inner.name}/ has: set "
+                f"data_loader.args.data_dir={data_dir / name}"
+            )
+    return data_dir
+
+
+def _no_test_folder(data_dir: Path) -> str:
+    """One line that says what test.py can do instead."""
+    text = f"{data_dir.resolve()} has no test/ with class folders; "
+    if valid := part_folder(data_dir, VALID, None):
+        return text + f"data_loader.args.test_folder={valid.name} tests on the validation images instead"
+    train = part_folder(data_dir, TRAIN, None)
+    return text + (
+        f"give a folder of class folders with other images, data_loader.args.data_dir=DIR data_loader.args.test_folder="
+        f". (test_folder={train.name if train else '.'} alone would test on the images that train)"
+    )
+
+
+# -- lines for people -------------------------------------------------------------------------------------------------
+
+
+def counts(samples: Sequence[Sample], classes: Sequence[str]) -> str:
+    """`245 images of 2 classes (ants 124, bees 121)`"""
+    numbers = count(samples, len(classes))
+    each = [f"{name} {n:,}" for name, n in zip(classes, numbers, strict=True)]
+    shown = ", ".join(each) if len(each) <= SHOWN else f"{min(numbers):,} to {max(numbers):,} each"
+    return f"{len(samples):,} images of {len(classes):,} {'class' if len(classes) == 1 else 'classes'} ({shown})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN:,} more classes" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,304 @@
+"""A table of images: a CSV file with a column of file names, and columns of labels or numbers."""
+
+import csv
+import difflib
+import math
+import os
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from data_loader.engine.changes import log
+from data_loader.engine.facts import class_facts
+from data_loader.engine.image_files import TEST, TRAIN, VALID, Sample, counts, is_image
+from utils.errors import DataError, UsageError
+
+T = TypeVar("T")
+SHOWN = 5  # missing files that an error lists
+SHOWN_LABELS = 10
+PARTS = {"train": TRAIN, "valid": (*VALID, "dev"), "test": TEST}  # values of a column that splits the rows
+
+
+class Table:
+    """A CSV file in memory, separated by commas, semicolons or tabs, with the names of its columns in row 1.
+
+    columns: the values of each column, without spaces around them. rows: the number of each row in the file.
+    """
+
+    def __init__(self, path: Path, columns: dict[str, list[str]], rows: list[int]) -> None:
+        self.path, self.columns, self.rows = path, columns, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> list[str]:
+        if name not in self.columns:
+            near = difflib.get_close_matches(name, self.columns, 1)
+            raise DataError(
+                f"{self.path} has no column {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it has: "
+                f"{', '.join(self.columns)}"
+            )
+        return self.columns[name]
+
+    def part(self, name: str, wanted: str) -> "Table":
+        """The rows whose column `name` says train, valid or test, as `wanted` does; also val, dev and the like."""
+        parts = {value: part for part, values in PARTS.items() for value in values}
+        found = self.parsed(name, lambda value: parts[value.lower()], "train, valid or test")
+        kept = [i for i, part in enumerate(found) if part == wanted]
+        columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
+        return Table(self.path, columns, [self.rows[i] for i in kept])
+
+    def parsed(self, name: str, parse: Callable[[str], T], expected: str) -> list[T]:
+        """parse(value) for each row. Raises DataError for the first value that it does not accept."""
+        found = []
+        for row, value in zip(self.rows, self.column(name), strict=True):
+            try:
+                found.append(parse(value))
+            except (ValueError, KeyError):
+                raise DataError(
+                    f"{self.path}, row {row}, column {name!r}: {repr(value) if value else 'nothing'}; give {expected}"
+                ) from None
+        return found
+
+    def names(self, column: str, known: Sequence[str] | None, is_list: str | None = None) -> list[str]:
+        """The labels in a column, each once: numbers by size, others by name. `known` where these are given: then no
+        others are allowed. is_list: what separates several labels in one value."""
+        if known is not None:
+            expected = f"one of the labels of the training data: {', '.join(known)}"
+            self.parsed(column, lambda value: [known.index(label) for label in split(value, is_list)], expected)
+            return list(known)
+        values = self.parsed(column, lambda value: split(value, is_list), "a label")
+        found = {label for labels in values for label in labels}
+        integers = all(label.isdecimal() for label in found)
+        return sorted(found, key=int) if integers else sorted(found)
+
+    def numbers(self, columns: Sequence[str], expected: str, low: float, high: float) -> Tensor:
+        """float32 [N, K] of the numbers in K columns."""
+
+        def number(value: str) -> float:
+            if not low <= (parsed := float(value)) <= high or not math.isfinite(parsed):
+                raise ValueError
+            return parsed
+
+        return torch.tensor([self.parsed(name, number, expected) for name in columns], dtype=torch.float32).T
+
+    def files(self, name: str, folder: Path, suffix: str) -> list[str]:
+        """The path of the image in each row: folder/NAME, with `suffix` or any image's where NAME has none.
+
+        Raises DataError that names the rows whose images are missing.
+        """
+        finder, found, missing = _Finder(folder, suffix), [], []
+        for row, value in zip(self.rows, self.column(name), strict=True):
+            path = finder.find(value) if value else None
+            if path is None:
+                missing.append(f"  row {row}: {value!r}")
+            found.append(path or "")
+        if missing:
+            lines = missing[:SHOWN] + ["  ..."] * (len(missing) > SHOWN)
+            raise DataError(
+                f"{self.path}, column {name!r}: {len(missing):,} of {len(self):,} images are not in {folder.resolve()}"
+                f"{f' (nor with {suffix} after the name)' if suffix else ''}:\n" + "\n".join(lines) + "\nRemove the "
+                "rows, or set data_loader.args.image_folder or suffix"
+            )
+        return found
+
+
+class Rows(NamedTuple):
+    """What a table has to train or to test."""
+
+    samples: list[Sample]
+    valid: list[Sample] | None
+    columns: dict[str, list[Any]]  # values per sample, by name
+    facts: dict[str, Any]
+
+
+class Columns(NamedTuple):
+    """Which columns are the image and the target."""
+
+    image: str
+    label: str | None
+    labels: str | list[str] | None
+    targets: str | list[str] | None
+    separator: str
+    folder: Path  # of the images
+    suffix: str
+
+    def check(self) -> None:
+        given = [name for name in ("label", "labels", "targets") if getattr(self, name) not in (None, [])]
+        if len(given) != 1:
+            raise UsageError(
+                f"data_loader: {' and '.join(given) or 'none of label, labels and targets'} given; give one of them: "
+                f"label (a column of classes), labels (several labels for each image) or targets (columns of numbers)"
+            )
+
+    def samples(self, table: Table, known: Sequence[str] | None) -> tuple[list[Sample], dict[str, Any]]:
+        """(path, target) of each row, and the facts. known: the class names of the training, in testing."""
+        paths = table.files(self.image, self.folder, self.suffix)
+        if self.label is not None:
+            names = table.names(self.label, known)
+            number = {name: i for i, name in enumerate(names)}
+            classes = [number[value] for value in table.column(self.label)]
+            samples = list(zip(paths, classes, strict=True))
+            log.info(f"{table.path}: {counts(samples, names)}")
+            return samples, class_facts(names, torch.tensor(classes))
+        if self.labels is not None:
+            names, values = self._several(table, known)
+            per_label = [int(n) for n in (values > 0.5).sum(dim=0)]
+            each = ", ".join(f"{name} {n:,}" for name, n in zip(names[:SHOWN_LABELS], per_label, strict=False))
+            log.info(f"{table.path}: {len(paths):,} images with {len(names)} labels ({each})")
+            facts = class_facts(names) | {"class_counts": per_label}
+            return list(zip(paths, values, strict=True)), facts
+        names = [self.targets] if isinstance(self.targets, str) else list(self.targets or ())
+        values = table.numbers(names, "a number", -math.inf, math.inf)
+        low, high = values.amin(dim=0).tolist(), values.amax(dim=0).tolist()
+        each = ", ".join(f"{name} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
+        log.info(f"{table.path}: {len(paths):,} images with {each}")
+        return list(zip(paths, values, strict=True)), {"num_classes": len(names), "target_names": names}
+
+    def _several(self, table: Table, known: Sequence[str] | None) -> tuple[list[str], Tensor]:
+        """The names of K labels, and [N, K] of 0 and 1."""
+        if not isinstance(self.labels, str):
+            names = list(self.labels or ())
+            return names, table.numbers(names, "0 or 1", 0, 1)
+        names = table.names(self.labels, known, self.separator)
+        number = {name: i for i, name in enumerate(names)}
+        values = torch.zeros(len(table), len(names))
+        for row, value in zip(values, table.column(self.labels), strict=True):
+            row[[number[label] for label in split(value, self.separator)]] = 1
+        return names, values
+
+
+class Tables(NamedTuple):
+    """Where the rows for training, validation and testing are."""
+
+    data_dir: Path
+    table: str
+    valid: str | None
+    test: str | None
+    split: str | None  # a column of `table`
+
+    def read(self, columns: Columns, training: bool, known: Sequence[str] | None) -> Rows:
+        """known: the class names of the training, in testing. Raises DataError with file, row and column."""
+        columns.check()
+        if not training:
+            rows, facts = columns.samples(self._test(), known)
+            facts.pop("class_counts", None)  # those of the training count
+            return Rows(rows, None, {}, facts)
+        table = self._train()
+        samples, facts = columns.samples(table, None)
+        valid = self._valid()
+        held_out = columns.samples(valid, facts.get("class_names"))[0] if valid else None
+        return Rows(samples, held_out, {name: _numbers(v) for name, v in table.columns.items()}, facts)
+
+    def _train(self) -> Table:
+        table = read_table(self.data_dir / self.table)
+        return self._part(table, "train") if self.split else table
+
+    def _valid(self) -> Table | None:
+        if self.valid:
+            return read_table(self.data_dir / self.valid)
+        if not self.split:
+            return None
+        part = read_table(self.data_dir / self.table).part(self.split, "valid")
+        return part if len(part) else None
+
+    def _test(self) -> Table:
+        if self.test:
+            return read_table(self.data_dir / self.test)
+        if self.split:
+            return self._part(read_table(self.data_dir / self.table), "test")
+        raise DataError(
+            f"{self.data_dir / self.table} has no test rows; give a table of test images, "
+            f"data_loader.args.test_table=test.csv, or a column that says train, valid or test, "
+            f"data_loader.args.split=COLUMN (test_table={self.table} would test on the images that train)"
+        )
+
+    def _part(self, table: Table, part: str) -> Table:
+        rows = table.part(self.split or "", part)
+        if not len(rows):
+            raise DataError(f"{table.path}: no row says {part!r} in column {self.split!r}")
+        return rows
+
+
+def _numbers(values: list[str]) -> list[Any]:
+    """The values as numbers, if all are."""
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        return values
+
+
+def read_table(path: Path) -> Table:
+    """Raises DataError that names the row of what is wrong."""
+    if not path.is_file():
+        raise DataError(f"There is no table {path.resolve()}; set data_loader.args.data_dir and table to a CSV file")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header = file.readline()
+            file.seek(0)
+            separator = max(",;\t", key=header.count)
+            lines = [(number, line) for number, line in enumerate(csv.reader(file, delimiter=separator), 1)]
+    except UnicodeDecodeError as e:
+        raise DataError(f"{path} is not in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from e
+    except csv.Error as e:
+        raise DataError(f"{path} cannot be read as CSV: {e}") from e
+    lines = [(number, [value.strip() for value in line]) for number, line in lines if any(map(str.strip, line))]
+    if len(lines) < 2:
+        raise DataError(f"{path} has {len(lines)} rows; give one with the names of the columns, and one for each image")
+    names = lines[0][1]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}, row 1: several columns are called {twice[0]!r}; give each a name of its own")
+    for number, line in lines:
+        if len(line) != len(names):
+            raise DataError(
+                f"{path}, row {number} has {len(line)} values, but row 1 names {len(names)} columns; put values that "
+                f"contain {separator!r} in quotation marks"
+            )
+    columns = {name: [line[i] for _, line in lines[1:]] for i, name in enumerate(names)}
+    return Table(path, columns, [number for number, _ in lines[1:]])
+
+
+def split(value: str, separator: str | None) -> list[str]:
+    """The labels in a value; ["the value"] without a separator."""
+    if separator is not None:
+        return [label.strip() for label in value.split(separator) if label.strip()]
+    if not value:
+        raise ValueError
+    return [value]
+
+
+class _Finder:
+    """Finds files by name, also without their suffix; each folder is listed once."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.folder, self.suffix = str(folder), suffix
+        self._folders: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {}
+
+    def find(self, name: str) -> str | None:
+        inside, base = os.path.split(os.path.join(self.folder, name.replace("\\", "/")))
+        if inside not in self._folders:
+            self._folders[inside] = self._list(inside)
+        names, stems = self._folders[inside]
+        base = _normal(base)
+        found = names.get(base) or (names.get(base + self.suffix) if self.suffix else None)
+        if found is None and not self.suffix and len(stems.get(base, ())) == 1:
+            found = stems[base][0]
+        return None if found is None else os.path.join(inside, found)
+
+    @staticmethod
+    def _list(folder: str) -> tuple[dict[str, str], dict[str, list[str]]]:
+        """The names in a folder, and the names of images by stem."""
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        stems: dict[str, list[str]] = {}
+        for name in filter(is_image, names):
+            stems.setdefault(_normal(os.path.splitext(name)[0]), []).append(name)
+        return {_normal(name): name for name in names}, stems
+
+
+def _normal(name: str) -> str:
+    """macOS decomposes letters such as é and 한 in file names; tables mostly have them composed."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)

@@ -1,0 +1,205 @@
+"""Reads CSV and Parquet files with a row per sample, by polars; errors name the file, the row and the column."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_loader.engine.changes import log
+from utils.config.files import did_you_mean, nearest
+from utils.errors import DataError, UsageError
+
+SHOWN = 10  # names that a message lists
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a file. In `data`, text is stripped and missing values are null."""
+
+    path: Path
+    data: Any  # polars.DataFrame
+    rows: np.ndarray  # the number of each row in the file, for messages: int64 [N]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, which: np.ndarray) -> "Table":
+        """which: bool [N]"""
+        return Table(self.path, self.data.filter(which), self.rows[which])
+
+    def with_target(self, target: str) -> "Table":
+        """The rows that have a target; says how many have none."""
+        there = self.series(target).is_not_null().to_numpy()
+        if not there.any():
+            raise DataError(f"{self.path}: the target '{target}' is missing in all rows")
+        if not there.all():
+            first = int(self.rows[~there][0])
+            log.warning(
+                f"{self.path}: {int((~there).sum()):,} of {len(self):,} rows have no target '{target}' and are left "
+                f"out (the first is row {first})"
+            )
+        return self.part(there)
+
+    def series(self, name: str) -> Any:
+        """A column; DataError: there is none of this name."""
+        names = self.data.columns
+        if name not in names:
+            one = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
+            hint = "; does another character separate the columns? separator: ';'" if one else ""
+            raise DataError(
+                f"{self.path} has no column '{name}'{did_you_mean(nearest(name, names))}; it has {shown(names)}{hint}"
+            )
+        return self.data[name]
+
+    def place(self, row: int, name: str) -> str:
+        return f"{self.path}, row {self.rows[row]}, column '{name}'"
+
+    def is_numeric(self, name: str) -> bool:
+        """Is a column of numbers? Of text, if most of it reads as numbers. DataError: it has no values at all."""
+        import polars as pl
+
+        values = self.series(name)
+        there = len(values) - values.null_count()
+        if not there:
+            raise DataError(f"{self.path}: the column '{name}' has no values; leave it out: drop: ['{name}']")
+        if values.dtype != pl.String:
+            return bool(values.dtype.is_numeric())
+        read = values.cast(pl.Float64, strict=False)
+        return 2 * (len(read) - read.null_count()) > there
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64 [N], NaN where the value is missing. Raises DataError for text and infinity."""
+        import polars as pl
+
+        values = self.series(name)
+        if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean)):
+            raise self._of_no_use(name, values.dtype)
+        read = values.cast(pl.Float64, strict=False)
+        wrong = (values.is_not_null() & (read.is_null() | read.is_infinite().fill_null(False))).to_numpy()
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise DataError(
+                f"{self.place(row, name)}: got '{values[row]}', expected a number like most of the column; correct it, "
+                f"list the column in categorical, or add what stands for a missing value to missing"
+            )
+        return np.array(read.fill_null(float("nan")).to_numpy())
+
+    def texts(self, name: str) -> list[str]:
+        """[N], "" where the value is missing."""
+        import polars as pl
+
+        values = self.series(name)
+        if values.dtype in (pl.Date, pl.Datetime, pl.Time, pl.Duration) or values.dtype.is_nested():
+            raise self._of_no_use(name, values.dtype)
+        return values.cast(pl.String).fill_null("").to_list()
+
+    def _of_no_use(self, name: str, dtype: Any) -> DataError:
+        return DataError(
+            f"{self.path}: the column '{name}' is of type {dtype}, neither numbers nor text; leave it out "
+            f"(drop: ['{name}']), or make numbers of it first"
+        )
+
+
+def read_table(path: Path, missing: Sequence[str], separator: str, encoding: str) -> Table:
+    """A CSV file, or Parquet if its name ends so. Raises DataError for what is no table with rows."""
+    try:
+        import polars as pl
+    except ImportError as e:
+        raise UsageError(
+            "data_loader: tables are read by polars, which is not installed: make extra NAME=tables installs it"
+        ) from e
+    if not path.is_file():
+        raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        try:
+            data, first = pl.read_parquet(path), 1
+        except (pl.exceptions.PolarsError, OSError) as e:
+            raise DataError(f"{path} is not a sound Parquet file: {_first_line(e)}") from e
+    else:
+        data, first = _read_csv(path, separator, encoding), 2
+    if not len(data):
+        raise DataError(f"{path} has no rows; it needs a header and a row for each sample")
+    text = [name for name in data.columns if data[name].dtype == pl.String]
+    data = data.with_columns([pl.Series(name, data[name].str.strip_chars()) for name in text])
+    for name in text:
+        is_missing = data[name].is_in(list(missing)).fill_null(True)
+        data = data.with_columns(pl.when(~is_missing).then(data[name]).alias(name))
+    return Table(path, data, np.arange(len(data)) + first)  # the header of a CSV file is row 1
+
+
+def _read_csv(path: Path, separator: str, encoding: str) -> Any:
+    """A polars.DataFrame of text."""
+    import polars as pl
+
+    text = _text(path, encoding)
+    lines = csv.reader(io.StringIO(text), delimiter=separator)
+    header = [name.strip() for name in next(lines, [])]
+    if not header:
+        raise DataError(f"{path} is empty; it needs a header and a row for each sample")
+    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+        raise DataError(f"{path}: two columns are called '{twice[0]}'; rename one of them in the first row")
+    try:
+        data = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
+        is_plain = len(data) == text.count("\n") - 1 and not data[:, -1].null_count()
+    except pl.exceptions.PolarsError:
+        is_plain = False
+    if is_plain and data.width == len(header):
+        return data.rename(dict(zip(data.columns, header, strict=True)))
+    # Rows over several lines, or too short, or too long: Python's own reader is slower, and knows where
+    return pl.DataFrame(
+        _rows(path, text, separator, len(header)), schema=dict.fromkeys(header, pl.String), orient="row"
+    )
+
+
+def _rows(path: Path, text: str, separator: str, width: int) -> list[list[str]]:
+    """The rows after the header; raises DataError for one that does not have `width` fields."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+    rows: list[list[str]] = []
+    try:
+        for number, fields in enumerate(reader, 1):
+            if len(fields) != width:
+                what = "more" if len(fields) > width else "fewer"
+                raise DataError(
+                    f"{path}, row {number}: {len(fields)} fields, {what} than the {width} of the header; put a field "
+                    f"that contains '{separator}' into double quotes, or correct the row"
+                )
+            rows.append(fields)
+    except csv.Error as e:
+        raise DataError(f"{path}, line {reader.line_num}: {e}; correct the quotes there") from e
+    return rows[1:]
+
+
+def _text(path: Path, encoding: str) -> str:
+    """The text of a file, with \\n at the end of each line, without the mark (BOM) that some programs put first."""
+    raw = path.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    try:
+        text = raw.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as e:
+        line = raw[: e.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}, line {line}: the byte 0x{raw[e.start]:02x} is not {encoding}; save the file as UTF-8, or give "
+            f"its encoding, such as encoding: cp1252 (Western Windows) or cp949 (Korean Windows)"
+        ) from e
+    except LookupError as e:
+        raise UsageError(f"data_loader: encoding is '{encoding}', which Python does not know; utf-8 is usual") from e
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise DataError(
+            f"{path}, line {line}: a NUL character, which no text has; the file is damaged, or is no CSV file"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def shown(names: Sequence[str]) -> str:
+    """`a, b, c`, shortened where there are many."""
+    return ", ".join([*names[:SHOWN], *([f"... ({len(names):,} in all)"] if len(names) > SHOWN else [])])

@@ -1,0 +1,204 @@
+"""Segmentation: images and masks of the same names, cropped and mirrored together."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_loader import BaseDataLoader
+from data_loader.engine.changes import log
+from data_loader.engine.decode import ImageFile, pixels
+from data_loader.engine.image_files import TEST, TRAIN, VALID, LeftOut, walk
+from data_loader.engine.images import Normalize
+from utils.errors import DataError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IGNORED = 255  # pixels of this value in a mask belong to no class
+SHOWN = 5  # files that an error lists
+
+
+class SegmentationDataLoader(BaseDataLoader):
+    """Images and masks, data_dir/train/images/NAME.jpg and masks/NAME.png: [B, 3, size, size], int64 [B, size, size].
+
+    `val` (`valid`, `validation`) and `test` in the same way; images/train/ and masks/train/ work too, and so do images/
+    and masks/ alone, with validation_split. Each pixel of a mask (one channel, or a palette) is a class number, or 255
+    where it is to be ignored: give the loss ignore_index: 255.
+    classes: their names or number; by default, 0 to the largest value in the training masks, which are all read.
+    values: what stands for the classes 0, 1, ... in the masks, where it is not these numbers: [0, 255]. Others are
+    ignored.
+    Training sees random crops (at least `min_area` of it) and mirror images, evaluation the whole image, resized.
+    mean, std: of the images' values, 0..1, to normalize by; the default is ImageNet's.
+    """
+
+    def __init__(
+        self,
+        data_dir: str,
+        batch_size: int = 16,
+        training: bool = True,
+        size: int = 256,
+        min_area: float = 0.25,
+        image_folder: str = "images",
+        mask_folder: str = "masks",
+        test_folder: str | None = None,
+        classes: int | list[str] | None = None,
+        values: list[int] | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        facts: dict | None = None,
+        **kwargs,
+    ):
+        from torchvision.transforms import v2  # takes seconds to import
+
+        folders = [Path(image_folder), Path(mask_folder)]
+        test = (test_folder,) if test_folder else TEST
+        samples = find_pairs(Path(data_dir), folders, TRAIN if training else test, training)
+        names = class_names(classes, values, facts or {}, samples)
+        whole = v2.Resize((size, size))
+        crop = v2.RandomResizedCrop((size, size), scale=(min_area, 1.0))
+        plain = ImagesAndMasks(samples, whole, len(names), values)
+        dataset = ImagesAndMasks(samples, v2.Compose([crop, v2.RandomHorizontalFlip()]), len(names), values)
+        valid = None
+        if training and part_of(Path(data_dir), folders, VALID) is not None:
+            valid = ImagesAndMasks(find_pairs(Path(data_dir), folders, VALID, False), whole, len(names), values)
+        super().__init__(
+            dataset if training else plain,
+            batch_size if training else min(batch_size, len(plain)),  # few test images are no error
+            eval_dataset=plain,
+            valid_dataset=valid,
+            batch_transform=NormalizeWithMasks(mean, std),
+            **kwargs,
+        )
+        self.facts = {"num_classes": len(names), "class_names": names}
+
+
+class ImagesAndMasks(Dataset):
+    """(image uint8 [3, H, W], mask uint8 [H, W]) of each of `samples` (path of the image, path of the mask).
+
+    transform: of torchvision's v2, called with both together.
+    """
+
+    def __init__(self, samples: list[tuple[str, str]], transform: object, num_classes: int, values: list[int] | None):
+        self.samples, self.transform, self.num_classes, self.values = samples, transform, num_classes, values
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        from torchvision import tv_tensors
+
+        path, mask_path = self.samples[index]
+        with ImageFile(path) as file:
+            image = pixels(file.rgb())
+        mask = read_mask(mask_path, self.num_classes, self.values)
+        if image.shape[1:] != mask.shape:
+            raise ValueError(f"the image is {list(image.shape[1:])}, its mask {mask_path} is {list(mask.shape)}")
+        image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))  # type: ignore[operator]
+        return image, mask
+
+
+class NormalizeWithMasks:
+    """A `batch_transform`: uint8 images -> float32, normalized; masks -> int64."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.normalize = Normalize(mean, std)
+
+    def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, masks = batch
+        return self.normalize(images), masks.long()
+
+
+# --- files
+
+
+def find_pairs(data_dir: Path, folders: Sequence[Path], names: Sequence[str], alone: bool) -> list[tuple[str, str]]:
+    """(image, mask) of one part of the data, in the order of the images. alone: the data may have no parts."""
+    found = part_of(data_dir, folders, names)
+    if found is None and alone and part_of(data_dir, folders, (*VALID, *TEST)) is None:
+        found = data_dir / folders[0], data_dir / folders[1]
+    if found is None or not found[0].is_dir() or not found[1].is_dir():
+        raise DataError(
+            f"No {names[0]} images and masks in {data_dir.resolve()}; put them into {names[0]}/{folders[0]}/ and "
+            f"{names[0]}/{folders[1]}/ there, or set data_loader.args.data_dir to the folder that has them"
+            + ("" if alone else "; data_loader.args.test_folder=val tests on the validation images instead")
+        )
+    left_out = LeftOut()
+    images, masks = ({_stem(path, folder): path for path in walk(folder, left_out)} for folder in found)
+    if lacking := [path for stem, path in images.items() if stem not in masks]:
+        more = f", ... ({len(lacking):,} in all)" if len(lacking) > SHOWN else ""
+        raise DataError(
+            f"No mask in {found[1].resolve()} for {', '.join(lacking[:SHOWN])}{more}; a mask has its image's name, "
+            f"such as {_stem(lacking[0], found[0])}.png"
+        )
+    if not images:
+        raise DataError(f"No images in {found[0].resolve()}" + (f"; there are: {left_out}" if str(left_out) else ""))
+    if unused := len(masks) - len(images):
+        left_out.reasons[f"masks in {found[1]} without an image"] += unused
+    log.info(f"{found[0]}: {len(images):,} images with masks")
+    left_out.report()
+    return [(path, masks[stem]) for stem, path in images.items()]
+
+
+def part_of(data_dir: Path, folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, Path] | None:
+    """The folders of images and masks of the part with one of these names; None if there is none."""
+    for name in names:
+        for layout in ("{part}/{kind}", "{kind}/{part}"):
+            images, masks = (data_dir / layout.format(part=name, kind=folder) for folder in folders)
+            if images.is_dir() and masks.is_dir():
+                return images, masks
+    return None
+
+
+def _stem(path: str, folder: Path) -> str:
+    return os.path.splitext(os.path.relpath(path, folder))[0]
+
+
+def read_mask(path: str, num_classes: int, values: Sequence[int] | None) -> Tensor:
+    """uint8 [H, W]: class numbers, and 255 for what is ignored. Raises ValueError for any other value."""
+    mask = mask_values(path)
+    if values is not None:
+        found = np.full(mask.shape, IGNORED, np.uint8)
+        for number, value in enumerate(values):
+            found[mask == value] = number
+        return torch.from_numpy(found)
+    if (wrong := mask[(mask >= num_classes) & (mask != IGNORED)]).size:
+        raise ValueError(
+            f"{path} has the value {wrong.max()}, but there are {num_classes} classes, 0 to {num_classes - 1}, and "
+            f"{IGNORED} for ignored pixels; set data_loader.args.classes, or values if other numbers stand for them"
+        )
+    return torch.from_numpy(mask.astype(np.uint8))
+
+
+def mask_values(path: str) -> np.ndarray:
+    """The numbers in a mask, int [H, W]; of an image with a palette, the numbers of its colors."""
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise ValueError(
+                f"{path} is a mask of mode {image.mode}; give one channel with a class number for each pixel, or a "
+                f"palette (mode L or P)"
+            )
+        return np.array(image).astype(np.int64)
+
+
+def class_names(
+    classes: int | Sequence[str] | None, values: Sequence[int] | None, facts: dict, samples: Sequence[tuple[str, str]]
+) -> list[str]:
+    """The names of the classes; their numbers, if they have none."""
+    if isinstance(classes, (list, tuple)):
+        return list(classes)
+    if classes is None and "class_names" in facts:  # in testing, those of the training
+        return facts["class_names"]
+    if classes is None and values is not None:
+        classes = len(values)
+    if classes is None:
+        found = [mask_values(path) for _, path in samples]
+        classes = 1 + max(int(np.where(mask == IGNORED, 0, mask).max()) for mask in found)
+        log.info(
+            f"the masks have {classes} classes, by their largest value; data_loader.args.classes={classes} saves "
+            f"reading them all"
+        )
+    return [str(number) for number in range(int(classes))]  # type: ignore[arg-type]

@@ -1,0 +1,289 @@
+"""Tables: CSV and Parquet files with a row per sample. They are read by polars: make extra NAME=tables."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_loader import BaseDataLoader
+from data_loader.engine.changes import log
+from data_loader.engine.facts import class_facts
+from data_loader.engine.splits import split_evenly
+from data_loader.engine.tables import Table, read_table, shown
+from utils.config.files import did_you_mean, nearest
+from utils.errors import DataError, UsageError
+from utils.tensors import to_device
+
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+Task = Literal["classification", "regression"]
+
+
+class TableDataLoader(BaseDataLoader):
+    """Rows of a CSV or Parquet file: inputs float32 [B, F], and classes int64 [B] or numbers float32 [B].
+
+    The inputs are the numbers, standardized; then 1 where a number was missing, 0 elsewhere; then the index of each
+    category, where 0 is one that no training sample has. A missing number becomes their mean, a missing category one of
+    its own. All of this is learned from the training samples alone, not from those that validate, and saved as facts.
+    Rows without target are left out.
+
+    file: a table with a header. target: the column to predict.
+    features: the columns to predict from (default: all others). drop: columns to leave out.
+    categorical, numeric: columns whose type is not to be found: text is categories, unless most of it is numbers.
+    task: default: regression for a target of numbers, else classification.
+    test_file: the table for testing; or test_split: rows of `file` that are only for testing, a fraction or a number,
+        with each class's share; the same ones for every seed.
+    missing: what stands for a missing value. separator, encoding: of CSV files.
+    facts: those of the training data, for testing and for a validation set of its own: nothing is learned then.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        target: str,
+        batch_size: int = 64,
+        training: bool = True,
+        features: list[str] | None = None,
+        drop: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        numeric: Sequence[str] = (),
+        task: Task | None = None,
+        test_file: str | None = None,
+        test_split: float | int = 0,
+        missing: Sequence[str] = MISSING,
+        separator: str = ",",
+        encoding: str = "utf-8",
+        facts: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        if test_file is not None and test_split:
+            raise UsageError(
+                "data_loader: test_file and test_split both say what the test data is; leave out one of them"
+            )
+        if test_split and kwargs.get("group") is not None:
+            raise UsageError(
+                f"data_loader: test_split divides rows at random, also those of one {kwargs['group']} (group); put the "
+                f"test rows into a file of their own: test_file"
+            )
+        if not training and test_file is None and not test_split:
+            raise UsageError(
+                "data_loader: there is no test data; give test_file, or test_split to hold out rows of file"
+            )
+        learned = None if training and facts is None else _learned(facts)
+        path = Path(file if training or test_file is None else test_file)
+        table = read_table(path, missing, separator, encoding).with_target(target)
+        task = learned["task"] if learned else task or ("regression" if table.is_numeric(target) else "classification")
+        if test_split:
+            table = table.part(_test_rows(table, target, task, test_split) != training)
+        rows = Rows(table, target, task)
+        super().__init__(rows, batch_size if training else min(batch_size, len(table)), **kwargs)
+        if learned is None:
+            fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
+            names = _features(table, target, features, drop)
+            learned = {"task": task, **_fit(table, fitted_on, names, categorical, numeric)}
+            learned |= _fit_target(table, fitted_on, target, task)
+            log.info(_report(table, learned, target, len(fitted_on)))
+            self.facts = _facts(learned, rows.encode(learned)[fitted_on])
+        else:
+            rows.encode(learned)
+            self.facts = _facts(learned)
+
+
+class Rows(Dataset):
+    """The rows of a table in memory; whole batches are read at once. `encode` comes before reading."""
+
+    in_memory = uses_sample_keys = True
+
+    def __init__(self, table: Table, target: str, task: Task):
+        self.table, self.target, self.task = table, target, task
+        self.labels = np.array(table.texts(target)) if task == "classification" else table.numbers(target)
+        self.tensors: list[Tensor] = []
+
+    def encode(self, learned: dict[str, Any]) -> Tensor:
+        """Make inputs and targets of the table by what was learned of the training samples; returns the targets [N]."""
+        inputs = _encode(self.table, learned)
+        if self.task == "classification":
+            targets = _class_numbers(self.table, self.target, learned["classes"])
+            self.labels = targets.numpy()
+        else:
+            targets = torch.from_numpy(self.table.numbers(self.target)).float()
+        self.tensors = [inputs, targets]
+        return targets
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the table by row, for `group` and `stratify`: [N]. KeyError: there is none."""
+        if name not in self.table.data.columns:
+            raise KeyError(name)
+        return self.table.numbers(name) if self.table.is_numeric(name) else np.array(self.table.texts(name))
+
+    def to(self, device: torch.device) -> None:
+        self.tensors = [tensor.to(device) for tensor in self.tensors]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.tensors
+        index = to_device(torch.from_numpy(np.asarray(indices)), inputs.device)
+        return inputs.index_select(0, index), targets.index_select(0, index)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
+
+
+# --- what is learned of the training samples
+
+
+def _features(table: Table, target: str, features: list[str] | None, drop: Sequence[str]) -> list[str]:
+    """The columns to predict from, in the order of the table."""
+    for name in (*(features or ()), *drop):
+        table.series(name)  # raises DataError if there is none
+    if target in (features or ()):
+        raise UsageError(f"data_loader: '{target}' is the target, and among the features; remove it from features")
+    names = [
+        name for name in table.data.columns if name != target and name not in drop and name in (features or [name])
+    ]
+    if not names:
+        raise UsageError(
+            f"data_loader: no column of {table.path} is left to predict from, beside the target '{target}'"
+        )
+    return names
+
+
+def _fit(
+    table: Table, rows: np.ndarray, names: list[str], categorical: Sequence[str], numeric: Sequence[str]
+) -> dict[str, Any]:
+    """Plain values, by which `_encode` makes inputs: the mean and standard deviation of each number, which of them are
+    missing in some of these rows, and the values of each category, "" where it is missing."""
+    for name in (*categorical, *numeric):
+        if name not in names or (name in categorical and name in numeric):
+            wrong = "is not a feature" + did_you_mean(nearest(name, names)) if name not in names else "cannot be both"
+            raise UsageError(
+                f"data_loader: '{name}', listed in categorical or numeric, {wrong}; the features are {shown(names)}"
+            )
+    numbers: dict[str, list[float]] = {}
+    categories: dict[str, list[str]] = {}
+    flags = []
+    for name in names:
+        if name in numeric or (name not in categorical and table.is_numeric(name)):
+            values = table.numbers(name)[rows]
+            there = values[~np.isnan(values)]
+            if not len(there):
+                raise DataError(
+                    f"{table.path}: the column '{name}' has no value in any training sample; drop: ['{name}']"
+                )
+            mean, deviation = float(there.mean()), float(there.std())
+            constant = deviation <= 1e-12 * abs(mean)  # but for rounding
+            numbers[name] = [mean, 1.0 if constant else deviation]
+            flags += [name] if len(there) < len(values) else []
+        else:
+            texts = table.texts(name)
+            categories[name] = sorted({texts[row] for row in rows.tolist()}, key=_by_number)
+            if len(categories[name]) > max(50, len(rows) // 2):
+                log.warning(
+                    f"{table.path}: the column '{name}' has {len(categories[name]):,} different values in "
+                    f"{len(rows):,} training samples; if it only names the row, leave it out: drop: ['{name}']"
+                )
+    return {"numbers": numbers, "flags": flags, "categories": categories}
+
+
+def _encode(table: Table, learned: dict[str, Any]) -> Tensor:
+    """float32 [N, F]"""
+    columns: list[np.ndarray] = []
+    for name, (mean, deviation) in learned["numbers"].items():
+        columns.append(np.nan_to_num((table.numbers(name) - mean) / deviation, nan=0.0))
+    for name in learned["flags"]:
+        columns.append(np.isnan(table.numbers(name)))
+    for name, values in learned["categories"].items():
+        index = {value: i for i, value in enumerate(values, 1)}
+        columns.append(np.array([index.get(text, 0) for text in table.texts(name)]))
+    return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
+
+
+def _fit_target(table: Table, rows: np.ndarray, target: str, task: Task) -> dict[str, Any]:
+    if task == "regression":
+        values = table.numbers(target)[rows]
+        return {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
+    texts = table.texts(target)
+    classes = sorted({texts[row] for row in rows.tolist()}, key=_by_number)
+    if len(classes) < 2:
+        raise DataError(
+            f"{table.path}: all training samples are of one class, '{classes[0]}', in the column '{target}'; there is "
+            f"nothing to learn"
+        )
+    return {"classes": classes}
+
+
+def _class_numbers(table: Table, target: str, classes: list[str]) -> Tensor:
+    """int64 [N]; raises DataError for a class that the training samples do not have."""
+    number = {name: i for i, name in enumerate(classes)}
+    texts = table.texts(target)
+    for row, text in enumerate(texts):
+        if text not in number:
+            hint = did_you_mean(nearest(text, classes))
+            raise DataError(
+                f"{table.place(row, target)}: the class '{text}' is in no training sample{hint}; they have "
+                f"{shown(classes)}. Add such samples to the training data (stratify: true deals out those that there "
+                f"are), or remove this row"
+            )
+    return torch.tensor([number[text] for text in texts])
+
+
+def _facts(learned: dict[str, Any], targets: Tensor | None = None) -> dict[str, Any]:
+    """What fills the model's parameters, and `table`, all that was learned. targets: those of the training samples."""
+    facts = {
+        "table": learned,
+        "num_numbers": len(learned["numbers"]) + len(learned["flags"]),
+        "category_sizes": [len(values) for values in learned["categories"].values()],
+    }
+    if learned["task"] == "classification":
+        return facts | class_facts(learned["classes"], targets)
+    return facts | {"target_mean": learned["target_mean"], "target_std": learned["target_std"]}
+
+
+def _learned(facts: dict[str, Any] | None) -> dict[str, Any]:
+    if facts is None or "table" not in facts:
+        raise UsageError(
+            "data_loader: a table is read for testing by what was learned of the training samples, which is missing; "
+            "give the facts of the training loader: facts=loader.facts (test.py takes them from the checkpoint)"
+        )
+    return facts["table"]
+
+
+def _test_rows(table: Table, target: str, task: Task, test_split: float | int) -> np.ndarray:
+    """Which rows are for testing: bool [N]"""
+    n = len(table)
+    count = int(n * test_split) if isinstance(test_split, float) else test_split
+    if not 0 < count < n:
+        raise UsageError(
+            f"data_loader: test_split is {test_split}; give a fraction between 0.0 and 1.0, or a number of rows from 1 "
+            f"to {n - 1}"
+        )
+    labels = np.array(table.texts(target)) if task == "classification" else None
+    _, test = split_evenly(n, [count, n - count], 0, labels, None)
+    chosen = np.zeros(n, dtype=bool)
+    chosen[test(np.arange(count))] = True
+    return chosen
+
+
+def _report(table: Table, learned: dict[str, Any], target: str, n: int) -> str:
+    names = [*learned["numbers"], *learned["categories"]]
+    missing = {name: table.data[name].null_count() for name in names}
+    gaps = shown([f"{name} {count:,}" for name, count in missing.items() if count])
+    what = f"{len(learned['classes'])} classes" if "classes" in learned else "numbers"
+    return (
+        f"{table.path}: {n:,} of {len(table):,} rows train; {len(learned['numbers'])} columns of numbers, "
+        f"{len(learned['categories'])} of categories; the target '{target}' is {what}; missing values: {gaps or 'none'}"
+    )
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    """A key by which 2 comes before 10, and numbers before text."""
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text

@@ -1,0 +1,363 @@
+"""Texts: tables and folders of texts with a class each, and files of text for language models."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_loader import BaseDataLoader
+from data_loader.engine.changes import log
+from data_loader.engine.facts import class_facts
+from data_loader.engine.text_files import LabeledTexts, read_folders, read_table
+from data_loader.engine.tokens import Ragged, Unit, encode, learn
+from utils.config.files import did_you_mean, nearest
+from utils.errors import DataError, UsageError
+
+IGNORED = -100  # the label of padding, which cross-entropy does not count
+SHOWN = 10  # names that a message lists
+
+
+# --- texts with a class each
+
+
+class TextDataLoader(BaseDataLoader):
+    """Texts as tokens int64 [B, T], 0 where a text is shorter than the longest of its batch, and classes int64 [B].
+
+    Which classes there are, and the vocabulary, is learned of the training samples alone, not of those that validate,
+    and saved as facts. A token that no training sample has is 1.
+
+    tokens: bytes, characters, words, or ngrams: hashed n-grams of characters, for an EmbeddingBag.
+    ngrams: the shortest and the longest.
+    vocab_size: the most frequent characters or words that are kept (default: all); for n-grams how many numbers they
+        share (default: 131,072).
+    min_count: characters and words that come less often are unknown.
+    max_length: tokens of a text that count; of n-grams, characters.
+    normalize: of Unicode; None: as it is. tokenizer: a file that the library tokenizers wrote, instead of tokens.
+    facts: those of the training data, for testing.
+    """
+
+    def __init__(
+        self,
+        rows: LabeledTexts,
+        batch_size: int = 64,
+        training: bool = True,
+        tokens: Unit = "characters",
+        ngrams: tuple[int, int] = (1, 4),
+        vocab_size: int | None = None,
+        min_count: int = 1,
+        max_length: int = 1000,
+        lowercase: bool = False,
+        normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = "NFC",
+        tokenizer: str | None = None,
+        facts: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        texts = Texts(rows)
+        super().__init__(texts, batch_size if training else min(batch_size, len(texts)), **kwargs)
+        if facts is not None and "text" in facts:
+            texts.encode(rows, facts["text"])
+            self.facts = _facts(facts["text"])
+            return
+        if not training:
+            raise UsageError(
+                "data_loader: texts are read for testing by what was learned of the training samples, missing here; "
+                "give facts=loader.facts of the training loader (test.py takes them from the checkpoint)"
+            )
+        fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
+        learned = learn(
+            [rows.texts[i] for i in fitted_on.tolist()],
+            tokens, vocab_size, min_count, ngrams, lowercase, normalize, max_length, tokenizer,
+        )  # fmt: skip
+        learned["classes"] = _classes(rows, fitted_on)
+        labels = texts.encode(rows, learned)
+        self.facts = _facts(learned, labels[torch.from_numpy(fitted_on)])
+        log.info(_report(texts, learned, len(fitted_on)))
+
+
+class TextTableDataLoader(TextDataLoader):
+    """Texts in a column of a CSV or TSV file, and their classes in another.
+
+    file, test_file: tables with a header. separator: default: a tab if the name ends in .tsv, .tab or .txt, else a
+    comma. quotes: does a field in double quotes end only with them? Default: not where tabs separate.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        text: str = "text",
+        label: str = "label",
+        batch_size: int = 64,
+        training: bool = True,
+        test_file: str | None = None,
+        separator: str | None = None,
+        quotes: bool | None = None,
+        encoding: str = "utf-8",
+        **kwargs,
+    ):
+        if not training and test_file is None:
+            raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a table of it")
+        path = file if training or test_file is None else test_file
+        rows = read_table(Path(path), text, label, separator, quotes, encoding)
+        super().__init__(rows, batch_size, training=training, **kwargs)
+
+
+class TextFolderDataLoader(TextDataLoader):
+    """Text files in class folders, data_dir/train/CLASS/*.txt; those for testing in data_dir/test/CLASS/*.txt."""
+
+    def __init__(self, data_dir: str, batch_size: int = 64, training: bool = True, encoding: str = "utf-8", **kwargs):
+        rows = read_folders(Path(data_dir, "train" if training else "test"), encoding)
+        super().__init__(rows, batch_size, training=training, **kwargs)
+
+
+class Texts(Dataset):
+    """Encoded texts in memory; whole batches are read at once. `encode` comes before reading."""
+
+    in_memory = uses_sample_keys = True
+
+    def __init__(self, rows: LabeledTexts):
+        self.labels = np.array(rows.labels)
+        self.columns = rows.columns
+        self.tokens: Ragged | None = None
+
+    def encode(self, rows: LabeledTexts, learned: dict[str, Any]) -> Tensor:
+        """By what was learned of the training samples; returns the labels int64 [N]."""
+        self.tokens, self.labels = encode(rows.texts, learned), _class_numbers(rows, learned["classes"])
+        return torch.from_numpy(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, [N]; for batches of texts of similar length."""
+        assert self.tokens is not None, "encode() comes first"
+        return self.tokens.lengths
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of the table by row, for `group` and `stratify`: [N]. KeyError: there is none."""
+        return self.lengths if name == "lengths" else np.array(self.columns[name])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        assert self.tokens is not None, "encode() comes first"
+        index = np.asarray(indices)
+        return torch.from_numpy(self.tokens.padded(index)), torch.from_numpy(self.labels[index])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        tokens, labels = self.__getitems__([index])
+        return tokens[0], labels[0]
+
+
+def _classes(rows: LabeledTexts, fitted_on: np.ndarray) -> list[str]:
+    classes = sorted({rows.labels[i] for i in fitted_on.tolist()}, key=_by_number)
+    if len(classes) < 2:
+        raise DataError(
+            f"{rows.places[0]}: all training samples are of one class, '{classes[0]}'; there is nothing to learn"
+        )
+    return classes
+
+
+def _class_numbers(rows: LabeledTexts, classes: list[str]) -> np.ndarray:
+    """int64 [N]; raises DataError for a class that the training samples do not have."""
+    number = {name: i for i, name in enumerate(classes)}
+    for name, place in zip(rows.labels, rows.places, strict=True):
+        if name not in number:
+            raise DataError(
+                f"{place}: the class '{name}' is in no training sample{did_you_mean(nearest(name, classes))}; they "
+                f"have {_shown(classes)}. Add such samples to the training data (stratify: true deals out those that "
+                f"there are), or remove this one"
+            )
+    return np.array([number[name] for name in rows.labels])
+
+
+def _facts(learned: dict[str, Any], labels: Tensor | None = None) -> dict[str, Any]:
+    """What fills the model's parameters, and `text`, all that was learned. labels: those of the training samples."""
+    return {"text": learned, "vocab_size": learned["vocab_size"], **class_facts(learned["classes"], labels)}
+
+
+def _report(texts: Texts, learned: dict[str, Any], n: int) -> str:
+    lengths, most = texts.lengths, learned["max_length"]
+    cut = "" if learned["tokens"] == "ngrams" or not (n_cut := (lengths >= most).sum()) else (
+        f", {n_cut:,} of them cut or just as long as max_length: {most:,}"
+    )  # fmt: skip
+    unit = "tokens of the tokenizer" if "tokenizer" in learned else learned["tokens"]
+    return (
+        f"{len(texts):,} texts, {n:,} of which train; {len(learned['classes'])} classes; {unit}, vocab_size "
+        f"{learned['vocab_size']:,}; {lengths.mean():.0f} tokens on average, {lengths.max():,} at most{cut}"
+    )
+
+
+def _by_number(name: str) -> tuple[float, str]:
+    """A key by which 2 comes before 10, and numbers before text."""
+    try:
+        return float(name), name
+    except ValueError:
+        return float("inf"), name
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN], *([f"... ({len(names):,} in all)"] if len(names) > SHOWN else [])])
+
+
+# --- files of text for language models
+
+
+class LanguageModelDataLoader(BaseDataLoader):
+    """Blocks of a text file for models that predict the next byte: inputs and targets int64 [B, T], T = block_size.
+
+    The file is mapped into memory, so that it may be larger than that. Its tokens are the bytes, 0 ... 255, which
+    writes any language.
+
+    stride: where blocks begin: 1, at each byte, and an epoch has as many samples as the file has bytes (give
+        trainer.max_steps); block_size: blocks that do not overlap.
+    validation_split: the end of the file, a fraction or a number of bytes. Its blocks do not overlap.
+    test_file: the text for testing.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        block_size: int = 64,
+        batch_size: int = 12,
+        training: bool = True,
+        stride: int = 1,
+        validation_split: float | int = 0.1,
+        test_file: str | None = None,
+        **kwargs,
+    ):
+        if block_size < 1 or stride < 1:
+            raise UsageError(f"data_loader: block_size is {block_size} and stride {stride}; give 1 or more for both")
+        if not training and test_file is None:
+            raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
+        if training or test_file is None:
+            size = size_of_file(file)
+            held_out = _held_out(size, validation_split)
+            blocks = Blocks(file, 0, size - held_out, block_size, stride)
+            valid = Blocks(file, size - held_out, held_out, block_size, block_size) if held_out else None
+        else:
+            blocks, valid = Blocks(test_file, 0, size_of_file(test_file), block_size, block_size), None
+        self.facts = {"vocab_size": 256, "block_size": block_size}
+        super().__init__(
+            blocks, batch_size if training else min(batch_size, len(blocks)), valid_dataset=valid, **kwargs
+        )
+
+
+def _held_out(size: int, validation_split: float | int) -> int:
+    """How many bytes at the end of a file validate."""
+    held_out = int(size * validation_split) if isinstance(validation_split, float) else validation_split
+    if not 0 <= held_out < size:
+        raise UsageError(
+            f"data_loader: validation_split is {validation_split}; give a fraction from 0.0 to below 1.0, or a number "
+            f"of bytes from 0 to {size - 1:,}"
+        )
+    return held_out
+
+
+class Blocks(Dataset):
+    """Sample i is the block_size + 1 bytes of a file that begin at start + i * stride."""
+
+    uses_sample_keys = True
+
+    def __init__(self, file: str, start: int, length: int, block_size: int, stride: int):
+        """start, length: the part of the file that is read, in bytes."""
+        if length <= block_size:
+            raise DataError(
+                f"{file}: {length:,} bytes are too few for a block of {block_size} and the byte after it; give a "
+                f"longer file, a smaller block_size, or another validation_split"
+            )
+        self.file, self.start, self.length = file, start, length
+        self.block_size, self.stride = block_size, stride
+        self.bytes = self._open()
+
+    def _open(self) -> np.ndarray:
+        return np.memmap(self.file, np.uint8, "r", offset=self.start, shape=(self.length,))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers, which map the file for themselves."""
+        return {name: value for name, value in vars(self).items() if name != "bytes"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.bytes = self._open()
+
+    def __len__(self) -> int:
+        return (self.length - self.block_size - 1) // self.stride + 1
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        places = np.asarray(indices)[:, None] * self.stride + np.arange(self.block_size + 1)
+        block = torch.from_numpy(self.bytes[places].astype(np.int64))
+        return block[:, :-1], block[:, 1:]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
+
+
+class LinesDataLoader(BaseDataLoader):
+    """Lines of a text file, each a sample, for models that predict the next byte: inputs and targets int64 [B, T].
+
+    A newline comes first in the inputs and last in the targets. Where a line is shorter than the longest of its batch,
+    the input is 0 and the target -100, which cross-entropy does not count. Empty lines are left out.
+
+    block_size: bytes of a line that count. test_file: the text for testing.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        block_size: int = 256,
+        batch_size: int = 64,
+        training: bool = True,
+        test_file: str | None = None,
+        **kwargs,
+    ):
+        if block_size < 1:
+            raise UsageError(f"data_loader: block_size is {block_size}; give 1 or more")
+        if not training and test_file is None:
+            raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
+        lines = Lines(file if training or test_file is None else test_file, block_size)
+        self.facts = {"vocab_size": 256, "block_size": block_size}
+        super().__init__(lines, batch_size if training else min(batch_size, len(lines)), **kwargs)
+
+
+class Lines(Dataset):
+    """The lines of a file, without those that are empty."""
+
+    in_memory = uses_sample_keys = True
+
+    def __init__(self, file: str, block_size: int):
+        size_of_file(file)
+        text = [line[: block_size - 1] for line in Path(file).read_bytes().splitlines() if line.strip()]
+        if not text:
+            raise DataError(f"{file} has only empty lines; give a file of text")
+        whole = np.frombuffer(b"".join(b"\n%b\n" % line for line in text), np.uint8)
+        self.tokens = Ragged(whole, np.cumsum([len(line) + 2 for line in text]))
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.tokens.lengths
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        line = torch.from_numpy(self.tokens.padded(np.asarray(indices), IGNORED))
+        targets = line[:, 1:]
+        return line[:, :-1].masked_fill(targets == IGNORED, 0), targets
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
+
+
+def size_of_file(file: str) -> int:
+    """In bytes; raises DataError if there is no such file, or nothing in it."""
+    path = Path(file)
+    if not path.is_file():
+        raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to a text file")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty; give a file of text")
+    return path.stat().st_size

@@ -1,0 +1,138 @@
+"""Transforms of a config in the ready-made loaders of images, in memory and in files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from data_loader.transforms import CenterCrop, RandomAffine, RandomCropFlip, RandomResizedCrop
+from data_loader.vision import Cifar10DataLoader, ImageFolderDataLoader, MnistDataLoader
+from tests.data_loader.batches import first, whole
+from tests.data_loader.test_vision import small_mnist
+from utils.config import load
+from utils.errors import UsageError
+from utils.seed import keys_of
+
+__all__ = ["small_mnist"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """12 JPEG files of noise in two classes, of several sizes; 4 more to test."""
+    numbers = np.random.default_rng(0)
+    for part, n in (("train", 6), ("test", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = numbers.integers(0, 256, (6, 6, 3)).astype(np.uint8)
+                picture = Image.fromarray(pixels).resize((40 + 7 * i, 60 - 5 * i), Image.Resampling.BICUBIC)
+                picture.save(tmp_path / part / name / f"{i}.jpg")
+    return tmp_path
+
+
+def folder(photos: Path, **options: Any) -> ImageFolderDataLoader:
+    loader = ImageFolderDataLoader(str(photos), **{"batch_size": 6, "size": 16, **options})
+    loader.configure(seed=5)
+    return loader
+
+
+def strong() -> list[Any]:
+    return [RandomResizedCrop(16), v2.RandAugment(), RandomAffine(rotate=20), v2.RandomErasing(p=0.5)]
+
+
+def test_files_with_workers_in_other_batches_and_epochs(photos: Path) -> None:
+    usual = folder(photos, transforms=strong())
+    images, labels = first(usual)
+    assert images.shape == (6, 3, 16, 16)
+    assert images.dtype == torch.float32
+    assert torch.equal(first(folder(photos, transforms=strong(), num_workers=2))[0], images)
+    assert torch.equal(first(folder(photos, transforms=strong(), batch_size=3))[0], images[:3])
+    assert torch.equal(first(folder(photos))[1], labels)
+    assert not torch.equal(first(folder(photos))[0], images)
+    fixed = folder(photos, transforms=strong(), shuffle=False)
+    assert not torch.equal(first(fixed, 0)[0], first(fixed, 2)[0])  # the same files in another epoch
+    assert torch.equal(first(fixed, 2)[0], first(fixed, 2)[0])
+
+
+def test_the_default_is_a_random_crop(photos: Path) -> None:
+    listed = folder(photos, transforms=[RandomResizedCrop(16)], eval_transforms=[CenterCrop(16)], validation_split=4)
+    usual = folder(photos, validation_split=4)
+    assert torch.equal(first(listed)[0], first(usual)[0])
+    assert torch.equal(whole(listed.split_validation())[0], whole(usual.split_validation())[0])
+
+
+def test_evaluation_of_files_is_never_augmented(photos: Path) -> None:
+    given: dict[str, Any] = {"transforms": strong(), "batch_transforms": [v2.MixUp()]}
+    held_out = [whole(folder(photos, validation_split=4, **g).split_validation()) for g in (given, {})]
+    tested = [whole(folder(photos, training=False, batch_size=4, **g).for_testing()) for g in (given, {})]
+    for (images, labels), (plain, plain_labels) in (held_out, tested):
+        assert torch.equal(images, plain)
+        assert torch.equal(labels, plain_labels)
+
+
+def test_eval_transforms_of_files(photos: Path) -> None:
+    loader = folder(photos, eval_transforms=[v2.Resize(20), v2.CenterCrop(20)], validation_split=4)
+    assert first(loader)[0].shape[2:] == (16, 16)
+    assert whole(loader.split_validation())[0].shape == (4, 3, 20, 20)
+
+
+def test_a_transform_of_yours_gets_bytes_and_floats_are_left_alone(photos: Path) -> None:
+    seen = []
+
+    def look(image: Tensor) -> Tensor:
+        seen.append((image.dtype, tuple(image.shape)))
+        return image
+
+    own = folder(photos, transforms=[look, v2.Resize([16, 16]), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    images, _ = first(own)
+    assert {dtype for dtype, _ in seen} == {torch.uint8}
+    assert len({shape for _, shape in seen}) > 1
+    assert -1 <= images.min() < -0.5
+    assert 0.5 < images.max() <= 1
+    assert own.normalization == ([0.5] * 3, [0.5] * 3)
+    assert folder(photos).normalization == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_min_area_is_of_the_default_crop(photos: Path) -> None:
+    assert not torch.equal(first(folder(photos, min_area=0.9))[0], first(folder(photos))[0])
+    with pytest.raises(UsageError, match="min_area is of the random crop that `transforms` replace; give it to"):
+        folder(photos, min_area=0.9, transforms=strong())
+
+
+def test_crops_of_images_in_memory(small_mnist: Path) -> None:
+    loader = MnistDataLoader(
+        str(small_mnist), 10, transforms=[RandomResizedCrop(20, 0.5)], eval_transforms=[CenterCrop(14)]
+    )
+    assert first(loader)[0].shape == (10, 1, 20, 20)
+    assert whole(loader.for_testing())[0].shape == (50, 1, 14, 14)
+    nested = MnistDataLoader(str(small_mnist), 10, transforms=[v2.RandomApply([RandomResizedCrop(28)], p=0.5)])
+    assert first(nested)[0].shape == (10, 1, 28, 28)
+
+
+def test_the_bits_of_mnist_best(small_mnist: Path) -> None:
+    """The list of config/mnist_best.yaml gives what its options gave: the transform of each whole batch."""
+    args = [f"data_loader.args.data_dir={small_mnist}", "data_loader.args.validation_split=5"]
+    config = load(["config/mnist_best.yaml"], [*args, "data_loader.args.batch_size=10"])
+    config.check()
+    loader = config.build("data_loader")
+    loader.configure(seed=1)
+    indices = loader.indices(0)
+    keys = torch.from_numpy(keys_of(1, 0, indices))
+    plain = loader.eval_dataset
+    expected = plain.normalize(RandomAffine(10, 2, 0.1, 5)(plain.tensors[0][torch.from_numpy(indices)], keys))
+    assert torch.equal(first(loader)[0], expected)
+
+
+def test_cifar10_has_a_list_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("data_loader.vision.read_cifar10", lambda data_dir, training: (images, torch.arange(40) % 10))
+    fast = Cifar10DataLoader(batch_size=10, transforms=[RandomCropFlip(crop=4, flip=True)])
+    slow = Cifar10DataLoader(batch_size=10, transforms=[RandomCropFlip(crop=4, flip=True), v2.TrivialAugmentWide()])
+    assert hasattr(fast.dataset, "__getitems__")
+    assert first(fast)[0].shape == first(slow)[0].shape == (10, 3, 32, 32)
+    assert not torch.equal(first(fast)[0], first(slow)[0])
