@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
+from data_loader.engine.plain_text import by_number, shown
 from data_loader.engine.splits import split_evenly
-from data_loader.engine.tables import Table, read_table, shown
+from data_loader.engine.tables import Table, read_table
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 from utils.tensors import to_device
@@ -182,7 +183,7 @@ def _fit(
             flags += [name] if len(there) < len(values) else []
         else:
             texts = table.texts(name)
-            categories[name] = sorted({texts[row] for row in rows.tolist()}, key=_by_number)
+            categories[name] = sorted({texts[row] for row in rows.tolist()}, key=by_number)
             if len(categories[name]) > max(50, len(rows) // 2):
                 log.warning(
                     f"{table.path}: the column '{name}' has {len(categories[name]):,} different values in "
@@ -209,7 +210,7 @@ def _fit_target(table: Table, rows: np.ndarray, target: str, task: Task) -> dict
         values = table.numbers(target)[rows]
         return {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
     texts = table.texts(target)
-    classes = sorted({texts[row] for row in rows.tolist()}, key=_by_number)
+    classes = sorted({texts[row] for row in rows.tolist()}, key=by_number)
     if len(classes) < 2:
         raise DataError(
             f"{table.path}: all training samples are of one class, '{classes[0]}', in the column '{target}'; there is "
@@ -279,11 +280,3 @@ def _report(table: Table, learned: dict[str, Any], target: str, n: int) -> str:
         f"{table.path}: {n:,} of {len(table):,} rows train; {len(learned['numbers'])} columns of numbers, "
         f"{len(learned['categories'])} of categories; the target '{target}' is {what}; missing values: {gaps or 'none'}"
     )
-
-
-def _by_number(text: str) -> tuple[float, str]:
-    """A key by which 2 comes before 10, and numbers before text."""
-    try:
-        return float(text), text
-    except ValueError:
-        return float("inf"), text

@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
+from data_loader.engine.plain_text import by_number, shown
 from data_loader.engine.text_files import LabeledTexts, read_folders, read_table
 from data_loader.engine.tokens import Ragged, Unit, encode, learn
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
 IGNORED = -100  # the label of padding, which cross-entropy does not count
-SHOWN = 10  # names that a message lists
 
 
 # --- texts with a class each
@@ -152,7 +152,7 @@ class Texts(Dataset):
 
 
 def _classes(rows: LabeledTexts, fitted_on: np.ndarray) -> list[str]:
-    classes = sorted({rows.labels[i] for i in fitted_on.tolist()}, key=_by_number)
+    classes = sorted({rows.labels[i] for i in fitted_on.tolist()}, key=by_number)
     if len(classes) < 2:
         raise DataError(
             f"{rows.places[0]}: all training samples are of one class, '{classes[0]}'; there is nothing to learn"
@@ -167,7 +167,7 @@ def _class_numbers(rows: LabeledTexts, classes: list[str]) -> np.ndarray:
         if name not in number:
             raise DataError(
                 f"{place}: the class '{name}' is in no training sample{did_you_mean(nearest(name, classes))}; they "
-                f"have {_shown(classes)}. Add such samples to the training data (stratify: true deals out those that "
+                f"have {shown(classes)}. Add such samples to the training data (stratify: true deals out those that "
                 f"there are), or remove this one"
             )
     return np.array([number[name] for name in rows.labels])
@@ -188,18 +188,6 @@ def _report(texts: Texts, learned: dict[str, Any], n: int) -> str:
         f"{len(texts):,} texts, {n:,} of which train; {len(learned['classes'])} classes; {unit}, vocab_size "
         f"{learned['vocab_size']:,}; {lengths.mean():.0f} tokens on average, {lengths.max():,} at most{cut}"
     )
-
-
-def _by_number(name: str) -> tuple[float, str]:
-    """A key by which 2 comes before 10, and numbers before text."""
-    try:
-        return float(name), name
-    except ValueError:
-        return float("inf"), name
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join([*names[:SHOWN], *([f"... ({len(names):,} in all)"] if len(names) > SHOWN else [])])
 
 
 # --- files of text for language models
@@ -230,15 +218,11 @@ class LanguageModelDataLoader(BaseDataLoader):
     ):
         if block_size < 1 or stride < 1:
             raise UsageError(f"data_loader: block_size is {block_size} and stride {stride}; give 1 or more for both")
-        if not training and test_file is None:
-            raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
-        if training or test_file is None:
-            size = size_of_file(file)
-            held_out = _held_out(size, validation_split)
-            blocks = Blocks(file, 0, size - held_out, block_size, stride)
-            valid = Blocks(file, size - held_out, held_out, block_size, block_size) if held_out else None
-        else:
-            blocks, valid = Blocks(test_file, 0, size_of_file(test_file), block_size, block_size), None
+        source = _source(file, test_file, training)
+        size = size_of_file(source)
+        held_out = _held_out(size, validation_split) if training else 0
+        blocks = Blocks(source, 0, size - held_out, block_size, stride if training else block_size)
+        valid = Blocks(source, size - held_out, held_out, block_size, block_size) if held_out else None
         self.facts = {"vocab_size": 256, "block_size": block_size}
         super().__init__(
             blocks, batch_size if training else min(batch_size, len(blocks)), valid_dataset=valid, **kwargs
@@ -316,9 +300,7 @@ class LinesDataLoader(BaseDataLoader):
     ):
         if block_size < 1:
             raise UsageError(f"data_loader: block_size is {block_size}; give 1 or more")
-        if not training and test_file is None:
-            raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
-        lines = Lines(file if training or test_file is None else test_file, block_size)
+        lines = Lines(_source(file, test_file, training), block_size)
         self.facts = {"vocab_size": 256, "block_size": block_size}
         super().__init__(lines, batch_size if training else min(batch_size, len(lines)), **kwargs)
 
@@ -351,6 +333,14 @@ class Lines(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.__getitems__([index])
         return inputs[0], targets[0]
+
+
+def _source(file: str, test_file: str | None, training: bool) -> str:
+    """The file that is read."""
+    source = file if training else test_file
+    if source is None:
+        raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
+    return source
 
 
 def size_of_file(file: str) -> int:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from data_loader.engine.changes import log
+from data_loader.engine.plain_text import decoded, shown
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
-
-SHOWN = 10  # names that a message lists
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _read_csv(path: Path, separator: str, encoding: str) -> Any:
     """A polars.DataFrame of text."""
     import polars as pl
 
-    text = _text(path, encoding)
+    text = decoded(path, encoding).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
     lines = csv.reader(io.StringIO(text), delimiter=separator)
     header = [name.strip() for name in next(lines, [])]
     if not header:
@@ -173,33 +172,5 @@ def _rows(path: Path, text: str, separator: str, width: int) -> list[list[str]]:
     return rows[1:]
 
 
-def _text(path: Path, encoding: str) -> str:
-    """The text of a file, with \\n at the end of each line, without the mark (BOM) that some programs put first."""
-    raw = path.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    try:
-        text = raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as e:
-        line = raw[: e.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line}: the byte 0x{raw[e.start]:02x} is not {encoding}; save the file as UTF-8, or give "
-            f"its encoding, such as encoding: cp1252 (Western Windows) or cp949 (Korean Windows)"
-        ) from e
-    except LookupError as e:
-        raise UsageError(f"data_loader: encoding is '{encoding}', which Python does not know; utf-8 is usual") from e
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"{path}, line {line}: a NUL character, which no text has; the file is damaged, or is no CSV file"
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
-
-
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
-
-
-def shown(names: Sequence[str]) -> str:
-    """`a, b, c`, shortened where there are many."""
-    return ", ".join([*names[:SHOWN], *([f"... ({len(names):,} in all)"] if len(names) > SHOWN else [])])

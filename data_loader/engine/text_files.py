@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_loader.engine.plain_text import decoded
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
@@ -75,25 +76,7 @@ def read_text(path: Path, encoding: str) -> str:
 
     A single \\r within a file of \\n or \\r\\n lines ends no line: it is part of a text, and becomes a space.
     """
-    raw = path.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        encoding = "utf-16"
-    try:
-        text = raw.decode(encoding).removeprefix("\ufeff")
-    except UnicodeDecodeError as e:
-        line = raw[: e.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}, line {line}: the byte 0x{raw[e.start]:02x} is not {encoding}; save the file as UTF-8, or give "
-            f"its encoding, such as encoding: cp949 (Korean Windows) or cp1252 (Western Windows)"
-        ) from e
-    except LookupError as e:
-        raise UsageError(f"data_loader: encoding is '{encoding}', which Python does not know; utf-8 is usual") from e
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"{path}, line {line}: a NUL character, which no text has; the file is damaged, is no text, or has another "
-            f"encoding (utf-16?)"
-        )
+    text = decoded(path, encoding)
     if not text.strip():
         raise DataError(f"{path} is empty; it needs text")
     text = text.replace("\r\n", "\n")

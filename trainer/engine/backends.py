@@ -23,7 +23,8 @@ def restored() -> Iterator[None]:
         if _deterministic() != deterministic:  # else the call imports torch._inductor, for a second and nothing
             torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.set_flush_denormal(flushed)
-        torch.set_num_threads(threads)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         if switches:
             tf32(cudnn.allow_tf32)  # one value for all of them: they raise where they differ while they change
             matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = switches

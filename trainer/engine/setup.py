@@ -101,9 +101,9 @@ def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any]) ->
     if section == "data_loader" or "training" not in part.args:
         plain["training"] = False
     given: dict[str, Any] = {name: value for name, value in plain.items() if config.accepts(section, part, name)}
-    if config.accepts(section, part, "facts", open_ended=False):
-        given["facts"] = facts
     parameters = names.accepted(section, config.resolve(section, part)).parameters
+    if "facts" in parameters:
+        given["facts"] = facts
     for name in ("fold", "folds"):  # BaseDataLoader's own: a loader may mean something else by them
         if name in parameters and parameters[name].annotation == (int | None):
             given[name] = None

@@ -78,7 +78,7 @@ class Step:
         """The micro-batches of one pass. Clears every gradient first, so that one pass never leaks into the next.
 
         Each is seeded by (seed, step, shard, pass): draws do not depend on restarts, nor on how shards become ranks.
-        The first shard of the first pass goes on with the seed of the step, which saves 15 us a step.
+        The first shard of the first pass continues with the seed of the step, which saves 15 us a step.
         """
         self._begin_pass()
         last = len(batches) - 1

@@ -90,10 +90,10 @@ class Config:
         """The class or function that `part` names; LookupError if there is none."""
         return names.find(section, part.type)
 
-    def accepts(self, section: str, part: Named, name: str, open_ended: bool = True) -> bool:
-        """Does what `part` names have an argument of this name? open_ended: is one of any name enough?"""
+    def accepts(self, section: str, part: Named, name: str) -> bool:
+        """Does what `part` names have an argument of this name?"""
         signature = names.accepted(section, self.resolve(section, part))
-        return name in signature.parameters or (open_ended and signature.open_ended)
+        return name in signature.parameters or signature.open_ended
 
     def build(self, section: str, *args: Any, **kwargs: Any) -> Any:
         """The part of a section, called with the config's arguments and these; None if the config names none, a list
