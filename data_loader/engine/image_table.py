@@ -1,7 +1,6 @@
 """A table of images: a CSV file with a column of file names, and columns of labels or numbers."""
 
 import csv
-import difflib
 import math
 import os
 import unicodedata
@@ -15,6 +14,7 @@ from torch import Tensor
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
 from data_loader.engine.image_files import TEST, TRAIN, VALID, Sample, counts, is_image
+from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
 T = TypeVar("T")
@@ -37,9 +37,8 @@ class Table:
 
     def column(self, name: str) -> list[str]:
         if name not in self.columns:
-            near = difflib.get_close_matches(name, self.columns, 1)
             raise DataError(
-                f"{self.path} has no column {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it has: "
+                f"{self.path} has no column {name!r}{did_you_mean(nearest(name, self.columns))}; it has: "
                 f"{', '.join(self.columns)}"
             )
         return self.columns[name]
