@@ -191,7 +191,7 @@ def _tokenizer(json: str) -> Any:
         from tokenizers import Tokenizer
     except ImportError as e:
         raise UsageError(
-            "data_loader: tokenizer needs the library tokenizers, which is not installed: pip install tokenizers; or "
-            "leave it out, and give tokens: words, characters, bytes or ngrams"
+            "data_loader: tokenizer needs the library tokenizers, which is not installed: make extra "
+            "NAME=tokenizers; or leave it out, and give tokens: words, characters, bytes or ngrams"
         ) from e
     return Tokenizer.from_str(json)
