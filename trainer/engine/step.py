@@ -161,9 +161,9 @@ class Step:
             for one in optimizer.values():
                 self.update(one)
             return
-        with self.clock.phase("backward") if self.world_size > 1 else NOTHING:
+        with self.clock.phases["backward"] if self.world_size > 1 else NOTHING:
             self.average(optimizer)
-        with self.clock.phase("optimizer"):
+        with self.clock.phases["optimizer"]:
             self.scaler.unscale_(optimizer)
             norm = self.parallel.clip(_parameters(optimizer), self.options.clip_grad_norm)
             if not self.scaler.is_enabled():  # else the scaler skips a step whose gradients are not finite

@@ -1,8 +1,9 @@
 """Measures where the time of a run goes: data, forward, backward, optimizer, logging, validation, checkpoints."""
 
+import contextlib
 import itertools
-import time
 from collections import defaultdict
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -22,20 +23,20 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.cuda = device.type == "cuda"
-        self.seconds: dict[str, float] = defaultdict(float)
         self._on_gpu: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, Any]] | None = None  # None: this step is not one of those measured
-        self.phases = {name: _Phase(self, name) for name in PHASES}
-        self._open = ["other"]  # phases that began and have not ended, the inner ones last
-        self._last = time.perf_counter()
+        self.phases = {name: _Phase(self, name) for name in (*PHASES, "waiting")}
+        self._inner = self.phases["other"]  # the innermost phase that runs
+        self._last = perf_counter()
 
     def start(self) -> None:
         """What was before is no part of the run."""
-        self._last = time.perf_counter()
+        self._last = perf_counter()
 
-    def phase(self, name: str) -> "_Phase":
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """A context manager that times what is in it. Phases nest; each second counts for the innermost."""
-        return self.phases[name]
+        phase = self.phases[name]
+        return phase if phase.outer is None else contextlib.nullcontext()  # one in itself changes nothing
 
     def measure_device(self) -> None:
         """The step that begins is one to read the GPU's clock in."""
@@ -48,8 +49,8 @@ class Clock:
         events, self._events = self._events or [], None
         if events:
             events[-1][1].synchronize()  # a step without losses leaves nothing to wait for
-        now = time.perf_counter()
-        self.seconds["waiting"] += now - self._last
+        now = perf_counter()
+        self.phases["waiting"].seconds += now - self._last
         self._last = now
         for (_, before), (name, after) in itertools.pairwise(events):
             self._on_gpu[name] += before.elapsed_time(after) / 1000
@@ -61,16 +62,16 @@ class Clock:
         self._events.append((name, event))
 
     def shares(self) -> dict[str, float]:
-        """The seconds of each phase."""
-        seconds = dict(self.seconds)
+        """The seconds of each phase that took any."""
+        seconds = {name: phase.seconds for name, phase in self.phases.items()}
         waiting = seconds.pop("waiting", 0.0)
         on_gpu = {name: self._on_gpu[name] for name in COMPUTING}
         if total := sum(on_gpu.values()):
-            computing = waiting + sum(seconds.get(name, 0.0) for name in COMPUTING)
+            computing = waiting + sum(seconds[name] for name in COMPUTING)
             seconds |= {name: computing * share / total for name, share in on_gpu.items()}
         else:
-            seconds["logging"] = seconds.get("logging", 0.0) + waiting
-        return {phase: seconds[phase] for phase in PHASES if phase in seconds}
+            seconds["logging"] += waiting
+        return {phase: seconds[phase] for phase in PHASES if seconds.get(phase)}
 
     def __str__(self) -> str:
         seconds = self.shares()
@@ -80,26 +81,28 @@ class Clock:
 
 
 class _Phase:
-    """One object per phase, entered again and again, and `_mark` written out: five of them are in every step."""
+    """One object per phase, entered again and again. Its few attributes keep it at 1% of a small step."""
 
-    __slots__ = ("clock", "name")
+    __slots__ = ("clock", "name", "outer", "seconds")
 
     def __init__(self, clock: Clock, name: str) -> None:
-        self.clock, self.name = clock, name
+        self.clock, self.name, self.seconds = clock, name, 0.0
+        self.outer: _Phase | None = None  # while this one runs
 
     def __enter__(self) -> None:
-        clock, now = self.clock, time.perf_counter()
-        outer = clock._open[-1]
-        clock.seconds[outer] += now - clock._last
+        now, clock = perf_counter(), self.clock
+        self.outer = outer = clock._inner
+        outer.seconds += now - clock._last
         clock._last = now
-        clock._open.append(self.name)
+        clock._inner = self
         if clock._events is not None:
-            clock._record(outer)
+            clock._record(outer.name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        clock, now = self.clock, time.perf_counter()
-        clock._open.pop()
-        clock.seconds[self.name] += now - clock._last
+        now, clock = perf_counter(), self.clock
+        self.seconds += now - clock._last
         clock._last = now
+        assert self.outer is not None
+        clock._inner, self.outer = self.outer, None
         if clock._events is not None:
             clock._record(self.name)

@@ -17,7 +17,7 @@ __all__ = ["tiny"]
 def now(monkeypatch):
     """The clock's time, [seconds], which moves only when a test moves it."""
     now = [0.0]
-    monkeypatch.setattr("trainer.engine.timing.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("trainer.engine.timing.perf_counter", lambda: now[0])
     return now
 
 
@@ -42,7 +42,6 @@ def test_every_second_of_the_loop_is_in_one_part(tiny, now, n, monkeypatch):
     trainer.train()
     trainer.run.close()
     assert list(trainer.clock.shares().items()) == [
-        ("data", 0),
         ("forward", n * 12 * 100),
         ("backward", n * 12 * 1000),
         ("optimizer", 12 * 10),
@@ -97,3 +96,17 @@ def test_on_a_gpu_waiting_is_computing(monkeypatch, now):
     for name, ms in {"forward": 2, "backward": 5, "optimizer": 3}.items():
         assert shares[name] == pytest.approx(0.06 * ms / 10)
     assert str(clock).startswith("time: 0.1 s  ")
+
+
+def test_a_phase_inside_of_itself_counts_once(now):
+    clock = Clock(torch.device("cpu"))
+    with clock.phase("validation"):
+        now[0] += 1
+        with clock.phase("validation"):
+            now[0] += 2
+        with clock.phase("checkpoints"):
+            now[0] += 4
+    now[0] += 8
+    with clock.phase("data"):
+        pass
+    assert clock.shares() == {"validation": 3, "checkpoints": 4, "other": 8}
