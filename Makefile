@@ -21,7 +21,7 @@ test: $(VENV)/.dev  ## set up, run the fast tests
 
 # pytest exits with 5 where no test is marked slow.
 slow: $(VENV)/.dev  ## run the slow tests
-	$(RUN) -m pytest -m slow || [ $$? -eq 5 ]
+	$(RUN) -m pytest -m slow --numprocesses 2 || [ $$? -eq 5 ]
 
 lint: $(VENV)/.dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .

@@ -3,42 +3,51 @@
 Everything is rebuilt from the config in the checkpoint; the loader is asked for its test data with `training=False`.
 """
 
+import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from utils import cli
 from utils.exit_codes import exit_with
-from utils.run_folder import find_checkpoint
+from utils.run_folder import find_checkpoint, is_exported
 
 if TYPE_CHECKING:
     from data_loader import BaseDataLoader
     from trainer import BaseTrainer
     from utils.config import Config
 
+EXAMPLES = """\
+  test.py -r saved/digits/RUN                        test the best checkpoint of a run
+  test.py -r saved/digits/RUN --report               by class, the confusion matrix, the worst samples
+  test.py -r saved/digits/RUN data_loader.args.batch_size=1000
+  test.py -r model.onnx                              test a file that export.py wrote"""
 
-def build(config: "Config", devices: str | None = None) -> "BaseTrainer":
-    """A trainer that can evaluate; its data loader is that of the test data."""
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", nargs="+", metavar="FILE", help="test an exported file with this config")
+    parser.add_argument("--report", action="store_true", help="print a report by class, and the worst samples")
+    parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write the outputs of each sample, with its name")
+
+
+def build(config: "Config", devices: str | None = None, model: Any = None) -> "BaseTrainer":
+    """A trainer that can evaluate; its data loader is that of the test data. model: one that is ready."""
     from trainer.engine import setup
+    from trainer.engine.evaluator import evaluator, set_options
 
     device = setup.device(config, devices)
-    config.run.init_from = None
-    options = config.run.trainer
-    options.compile = False  # one pass does not repay it
-    options.limit_batches = None  # all of the data, whatever the training was limited to
-    options.accumulate, options.exact_ranks = 1, False  # they are for training, on its number of processes
+    set_options(config)
     data_loader = test_data(config)
     setup.loaders(config, device, data_loader)
     config.facts = data_loader.facts | config.facts  # those of the training data count
-    return config.build(
-        "trainer",
-        model=setup.model(config, device, data_loader),
+    return evaluator(
+        config,
+        device,
+        data_loader,
+        model=model or setup.model(config, device, data_loader),
         criterion=config.build("loss"),
         metrics=config.build("metrics"),
-        optimizer=None,
-        config=config,
-        device=device,
-        data_loader=data_loader,
-        callbacks=config.build("callbacks"),
+        callbacks=[] if model else config.build("callbacks"),
     )
 
 
@@ -56,18 +65,24 @@ def test_data(config: "Config") -> "BaseDataLoader":
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = cli.parse("Test a run, or one of its checkpoints, on its test data.", {}, argv, training=False)
-    path = find_checkpoint(args.resume or "")
+    args = cli.parse_run("Test a run, or one of its checkpoints, on its test data.", EXAMPLES, options, argv)
+    path = Path(args.run) if is_exported(args.run) else find_checkpoint(args.run)
 
     from trainer.engine import setup, test_report  # torch from here on
     from utils.process import launch
 
-    config, saved = test_report.load(path, args.overrides)
+    if is_exported(args.run):
+        from trainer.export import exported
+
+        config, model = exported.source(path, args.overrides, args.config)
+        saved = None
+    else:
+        (config, saved), model = test_report.load(path, args.overrides), None
     if (count := launch.needed(config.run.n_gpu, args.devices)) > 1:
         del saved  # each process loads it for itself
         return launch.start(count, [__file__, *(sys.argv[1:] if argv is None else argv)])
     with setup.processes(timeout=config.run.trainer.timeout):
-        test_report.report(build(config, args.devices), saved, path)
+        test_report.report(build(config, args.devices, model), saved, path, args.report, args.save)
     return 0
 
 

@@ -43,6 +43,7 @@ def build(config: "Config", folder: "Run | None", devices: str | None = None) ->
     optimizer = build_optimizer(config, model, criterion)
     lr_scheduler = build_lr_scheduler(config, optimizer, data_loader.steps_per_epoch)
     callbacks = config.build("callbacks")
+    writers = config.build("logger")
 
     return config.build(
         "trainer",
@@ -56,6 +57,7 @@ def build(config: "Config", folder: "Run | None", devices: str | None = None) ->
         valid_data_loader=valid_data_loader,
         lr_scheduler=lr_scheduler,
         callbacks=callbacks,
+        writers=writers,
         run=folder,
     )
 

@@ -124,9 +124,9 @@ def strike(child: Child, where: mmap.mmap, dice: random.Random) -> int:
 def events(run: Path) -> list[tuple[str, int]]:
     """(tag, step) of all values in the run's TensorBoard files, in TensorBoard's reading order."""
     found = []
-    for path in sorted(run.glob("events.out.tfevents.*")):
+    for path in sorted(run.glob("*/events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():
-            found += [(value.tag, event.step) for value in event.summary.value]
+            found += [(f"{path.parent.name}/{value.tag}", event.step) for value in event.summary.value]
     return found
 
 

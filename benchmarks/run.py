@@ -76,6 +76,20 @@ ROWS: dict[str, Row] = {
             ),
         ]
     ),
+    "text": Row(
+        [
+            Figure("samples/s of training on nsmc, buckets over padding", r"^buckets .*samples/s +([\d.]+)", ">= 2"),
+        ]
+    ),
+    "large_data": Row(
+        [
+            Figure("samples/s of JPEG in tar files, over plain files", r"^tar, 0 workers .* ([\d.]+)$", ">= 0.95"),
+            Figure("the same of webdataset", r"^webdataset, 0 workers .* ([\d.]+)$"),
+            Figure("MB that a mapped table grows by in an epoch", r"^mapped table .*grew by +([\d.]+) MB", "<= 8"),
+            Figure("MB that a mapped corpus grows by", r"^corpus .*grew by +([\d.]+) MB", "<= 8"),
+            Figure("MB that Parquet files, converted, grow by", r"^parquet .*grew by +([\d.]+) MB", "<= 8"),
+        ]
+    ),
     "shuffle": Row(
         [
             Figure("first index of 10^8, ms", r"^ours +first of +100,000,000 +([\d.]+) ms", "< 1"),

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
+from data_loader.engine.unlabeled import unlabeled_files
 from utils.errors import DataError, UsageError
 
 SUFFIXES = (".flac", ".wav")
@@ -39,6 +40,7 @@ class AudioDataLoader(BaseDataLoader):
     hop, window: step and length of the frames, in seconds.
     masks: pairs of a masked band of up to `mask_mels` mels and a masked time of up to `mask_seconds`, in training.
     facts: those of the training data, whose classes count.
+    predict: clips without classes, for predict.py: files, folders, or a CSV file of file names.
     """
 
     def __init__(
@@ -58,11 +60,16 @@ class AudioDataLoader(BaseDataLoader):
         mask_mels: int = 8,
         mask_seconds: float = 0.1,
         facts: dict[str, Any] | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
         _soundfile()
-        found = _in_table(Path(table), Path(data_dir)) if table else _in_folder(Path(data_dir), pattern)
-        files = _part(found, test, training)
+        if predict is not None:
+            self.unlabeled = unlabeled_files(predict, SUFFIXES, folder=Path(data_dir))
+            files = [{"file": path, "label": (facts or {})["class_names"][0]} for path in self.unlabeled.paths]
+        else:
+            found = _in_table(Path(table), Path(data_dir)) if table else _in_folder(Path(data_dir), pattern)
+            files = _part(found, test, training)
         if facts and "class_names" in facts:
             classes = [str(name) for name in facts["class_names"]]
         else:
@@ -81,12 +88,10 @@ class AudioDataLoader(BaseDataLoader):
             features, frames = log_mel(waves, lengths)
             return (masked(features, frames, draws, mask_mels, time), frames), labels
 
-        size = batch_size if training else min(batch_size, len(files))
+        self.facts = class_facts(classes)
         super().__init__(
-            dataset, size, eval_dataset=plain, collate_fn=padded, batch_transform=batch_transform, **kwargs
+            dataset, batch_size, eval_dataset=plain, collate_fn=padded, batch_transform=batch_transform, **kwargs
         )
-        labels = plain.labels[self.samples(np.arange(len(self.samples)))] if training else None
-        self.facts = class_facts(classes, None if labels is None else torch.from_numpy(labels))
 
 
 class Clips(Dataset):

@@ -27,17 +27,24 @@ from torch.utils.data import Dataset  # noqa: F401 (for your code)
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
-from data_loader.engine.images import ImageTensors
+from data_loader.engine.image_files import SUFFIXES
+from data_loader.engine.images import ImageTensors, read_gray
+from data_loader.engine.unlabeled import unlabeled_files
 
 
 class DigitsDataLoader(BaseDataLoader):
     """1,797 handwritten digits, [B, 1, 8, 8]: 1,500 to train and validate, 297 to test. Included in the project."""
 
-    def __init__(self, batch_size: int = 64, training: bool = True, **kwargs):
-        images, labels = read_digits(training)
+    def __init__(self, batch_size: int = 64, training: bool = True, predict: list[str] | None = None, **kwargs):
+        if predict is None:
+            images, labels = read_digits(training)
+        else:  # image files of white digits on black, for predict.py
+            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            images = (read_gray(self.unlabeled.paths, 8) / 255 * 16).round().to(torch.uint8)
+            labels = torch.zeros(len(images), dtype=torch.int64)
         dataset = ImageTensors(images, labels, mean=(0.305,), std=(0.375,), max_value=16)
+        self.facts = class_facts([str(digit) for digit in range(10)])
         super().__init__(dataset, batch_size, **kwargs)
-        self.facts = class_facts([str(digit) for digit in range(10)], labels if training else None)
 
 
 def read_digits(training: bool) -> tuple[Tensor, Tensor]:

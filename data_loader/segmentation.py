@@ -13,21 +13,22 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.decode import ImageFile, pixels
-from data_loader.engine.image_files import TEST, TRAIN, VALID, LeftOut, walk
+from data_loader.engine.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, walk
 from data_loader.engine.images import Normalize
 from utils.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IGNORED = 255  # pixels of this value in a mask belong to no class
 SHOWN = 5  # files that an error lists
+LOOKED_AT = 50  # masks that are checked for being of 0 and 255
 
 
 class SegmentationDataLoader(BaseDataLoader):
     """Images and masks, data_dir/train/images/NAME.jpg and masks/NAME.png: [B, 3, size, size], int64 [B, size, size].
 
     `val` (`valid`, `validation`) and `test` in the same way; images/train/ and masks/train/ work too, and so do images/
-    and masks/ alone, with validation_split. Each pixel of a mask (one channel, or a palette) is a class number, or 255
-    where it is to be ignored: give the loss ignore_index: 255.
+    and masks/ alone, with validation_split. Each pixel of a mask (gray, or a palette) is a class number, or 255 where
+    it is to be ignored: give the loss ignore_index: 255.
     classes: their names or number; by default, 0 to the largest value in the training masks, which are all read.
     values: what stands for the classes 0, 1, ... in the masks, where it is not these numbers: [0, 255]. Others are
     ignored.
@@ -56,18 +57,19 @@ class SegmentationDataLoader(BaseDataLoader):
 
         folders = [Path(image_folder), Path(mask_folder)]
         test = (test_folder,) if test_folder else TEST
-        samples = find_pairs(Path(data_dir), folders, TRAIN if training else test, training)
+        root = place(data_dir)
+        samples = find_pairs(root, folders, TRAIN if training else test, training)
         names = class_names(classes, values, facts or {}, samples)
         whole = v2.Resize((size, size))
         crop = v2.RandomResizedCrop((size, size), scale=(min_area, 1.0))
         plain = ImagesAndMasks(samples, whole, len(names), values)
         dataset = ImagesAndMasks(samples, v2.Compose([crop, v2.RandomHorizontalFlip()]), len(names), values)
         valid = None
-        if training and part_of(Path(data_dir), folders, VALID) is not None:
-            valid = ImagesAndMasks(find_pairs(Path(data_dir), folders, VALID, False), whole, len(names), values)
+        if training and part_of(root, folders, VALID) is not None:
+            valid = ImagesAndMasks(find_pairs(root, folders, VALID, False), whole, len(names), values)
         super().__init__(
             dataset if training else plain,
-            batch_size if training else min(batch_size, len(plain)),  # few test images are no error
+            batch_size,
             eval_dataset=plain,
             valid_dataset=valid,
             batch_transform=NormalizeWithMasks(mean, std),
@@ -81,6 +83,8 @@ class ImagesAndMasks(Dataset):
 
     transform: of torchvision's v2, called with both together.
     """
+
+    samples_have_labels = False  # for balanced and stratify
 
     def __init__(self, samples: list[tuple[str, str]], transform: object, num_classes: int, values: list[int] | None):
         self.samples, self.transform, self.num_classes, self.values = samples, transform, num_classes, values
@@ -102,14 +106,14 @@ class ImagesAndMasks(Dataset):
 
 
 class NormalizeWithMasks:
-    """A `batch_transform`: uint8 images -> float32, normalized; masks -> int64."""
+    """A `batch_transform`: uint8 images -> float32, normalized (floats stay as they are); masks -> int64."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
         self.normalize = Normalize(mean, std)
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, masks = batch
-        return self.normalize(images), masks.long()
+        return (self.normalize(images) if images.dtype == torch.uint8 else images), masks.long()
 
 
 # --- files
@@ -154,7 +158,7 @@ def part_of(data_dir: Path, folders: Sequence[Path], names: Sequence[str]) -> tu
 
 
 def _stem(path: str, folder: Path) -> str:
-    return os.path.splitext(os.path.relpath(path, folder))[0]
+    return normal(os.path.splitext(os.path.relpath(path, folder))[0])
 
 
 def read_mask(path: str, num_classes: int, values: Sequence[int] | None) -> Tensor:
@@ -174,31 +178,64 @@ def read_mask(path: str, num_classes: int, values: Sequence[int] | None) -> Tens
 
 
 def mask_values(path: str) -> np.ndarray:
-    """The numbers in a mask, int [H, W]; of an image with a palette, the numbers of its colors."""
-    with Image.open(path) as image:
-        if image.mode not in ("1", "L", "P", "I", "I;16"):
-            raise ValueError(
-                f"{path} is a mask of mode {image.mode}; give one channel with a class number for each pixel, or a "
-                f"palette (mode L or P)"
-            )
-        return np.array(image).astype(np.int64)
+    """The numbers in a mask, int [H, W]; of an image with a palette, the numbers of its colors. Raises DataError for
+    one that has several channels with different numbers."""
+    try:
+        with Image.open(path) as image:
+            mask, mode = np.array(image), image.mode
+    except (OSError, SyntaxError) as e:
+        raise DataError(f"{path} cannot be read as a mask: {e}") from e
+    wrong = ""
+    if mask.ndim == 3:  # gray, but saved with transparency or with three equal channels
+        colors = mask[..., : 1 if mode == "LA" else 3]
+        mask = colors[..., 0]
+        wrong = "colors" if (colors != mask[..., None]).any() else ""
+    if mask.dtype.kind == "f" and not (np.isfinite(mask) & (mask % 1 == 0)).all():
+        wrong = "fractions"
+    if wrong:
+        raise DataError(
+            f"{path} is a mask of mode {mode} with {wrong}; give one channel with a class number for each pixel, or a "
+            f"palette (mode L or P)"
+        )
+    return mask.astype(np.int64)
 
 
 def class_names(
     classes: int | Sequence[str] | None, values: Sequence[int] | None, facts: dict, samples: Sequence[tuple[str, str]]
 ) -> list[str]:
     """The names of the classes; their numbers, if they have none."""
-    if isinstance(classes, (list, tuple)):
-        return list(classes)
     if classes is None and "class_names" in facts:  # in testing, those of the training
         return facts["class_names"]
+    if values is None and "class_names" not in facts:
+        check_masks([path for _, path in samples[:: max(1, len(samples) // LOOKED_AT)]])
+    if isinstance(classes, (list, tuple)):
+        return list(classes)
     if classes is None and values is not None:
         classes = len(values)
     if classes is None:
-        found = [mask_values(path) for _, path in samples]
-        classes = 1 + max(int(np.where(mask == IGNORED, 0, mask).max()) for mask in found)
+        classes = 1 + max(int(np.where(m == IGNORED, 0, m).max()) for m in (mask_values(path) for _, path in samples))
         log.info(
             f"the masks have {classes} classes, by their largest value; data_loader.args.classes={classes} saves "
             f"reading them all"
         )
     return [str(number) for number in range(int(classes))]  # type: ignore[arg-type]
+
+
+def check_masks(paths: Sequence[str]) -> None:
+    """Raises DataError for masks of 0 and 255 alone, where 255 would be ignored, and for JPEG, which changes both."""
+    if jpeg := [path for path in paths if path.lower().endswith((".jpg", ".jpeg"))]:
+        raise DataError(
+            f"{jpeg[0]} is a mask in JPEG, which changes class numbers; save masks as PNG, or give the values that "
+            f"stand for the classes, data_loader.args.values=[0,255] say (others are ignored)"
+        )
+    has_255 = False
+    for path in paths:
+        mask = mask_values(path)
+        if ((mask != 0) & (mask != IGNORED)).any():
+            return
+        has_255 = has_255 or bool((mask == IGNORED).any())
+    if has_255:
+        raise DataError(
+            f"the masks ({paths[0]}, ...) have no values but 0 and {IGNORED}, which stands for pixels to ignore; set "
+            f"data_loader.args.values=[0,{IGNORED}] where it is a class, or values=[0,1] where it is not"
+        )

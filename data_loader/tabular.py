@@ -15,6 +15,7 @@ from data_loader.engine.facts import class_facts
 from data_loader.engine.plain_text import by_number, shown
 from data_loader.engine.splits import split_evenly
 from data_loader.engine.tables import Table, read_table
+from data_loader.engine.unlabeled import Unlabeled, row_names
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 from utils.tensors import to_device
@@ -39,6 +40,7 @@ class TableDataLoader(BaseDataLoader):
         with each class's share; the same ones for every seed.
     missing: what stands for a missing value. separator, encoding: of CSV files.
     facts: those of the training data, for testing and for a validation set of its own: nothing is learned then.
+    predict: a table without target, for predict.py.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TableDataLoader(BaseDataLoader):
         separator: str = ",",
         encoding: str = "utf-8",
         facts: dict[str, Any] | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
         if test_file is not None and test_split:
@@ -69,18 +72,24 @@ class TableDataLoader(BaseDataLoader):
                 f"data_loader: test_split divides rows at random, also those of one {kwargs['group']} (group); put the "
                 f"test rows into a file of their own: test_file"
             )
-        if not training and test_file is None and not test_split:
+        if not training and test_file is None and not test_split and predict is None:
             raise UsageError(
                 "data_loader: there is no test data; give test_file, or test_split to hold out rows of file"
             )
         learned = None if training and facts is None else _learned(facts)
-        path = Path(file if training or test_file is None else test_file)
-        table = read_table(path, missing, separator, encoding).with_target(target)
+        path = Path(_one_of(predict) if predict else file if training or test_file is None else test_file)
+        table = read_table(path, missing, separator, encoding)
+        if predict is not None and learned is not None:
+            columns = table.as_text()
+            self.unlabeled = Unlabeled(row_names(columns, len(table)), [], columns)
+            table = table.with_any_target(target, learned.get("classes", [0])[0])
+        else:
+            table = table.with_target(target)
         task = learned["task"] if learned else task or ("regression" if table.is_numeric(target) else "classification")
-        if test_split:
+        if test_split and predict is None:
             table = table.part(_test_rows(table, target, task, test_split) != training)
         rows = Rows(table, target, task)
-        super().__init__(rows, batch_size if training else min(batch_size, len(table)), **kwargs)
+        super().__init__(rows, batch_size, **kwargs)
         if learned is None:
             fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
             names = _features(table, target, features, drop)
@@ -134,6 +143,12 @@ class Rows(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.__getitems__([index])
         return inputs[0], targets[0]
+
+
+def _one_of(predict: list[str]) -> str:
+    if len(predict) > 1:
+        raise UsageError(f"data_loader: {len(predict)} tables are given to predict; give one")
+    return predict[0]
 
 
 # --- what is learned of the training samples

@@ -1,6 +1,7 @@
 """Texts: tables and folders of texts with a class each, and files of text for language models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
 from data_loader.engine.plain_text import by_number, shown
-from data_loader.engine.text_files import LabeledTexts, read_folders, read_table
+from data_loader.engine.text_files import LabeledTexts, read_folders, read_table, read_unlabeled
 from data_loader.engine.tokens import Ragged, Unit, encode, learn
+from data_loader.engine.unlabeled import Unlabeled, row_names
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
@@ -38,6 +40,7 @@ class TextDataLoader(BaseDataLoader):
     max_length: tokens of a text that count; of n-grams, characters.
     normalize: of Unicode; None: as it is. tokenizer: a file that the library tokenizers wrote, instead of tokens.
     facts: those of the training data, for testing.
+    predict: texts without classes, for predict.py: a table, .txt files, folders of them, or the texts themselves.
     """
 
     def __init__(
@@ -54,11 +57,15 @@ class TextDataLoader(BaseDataLoader):
         normalize: Literal["NFC", "NFD", "NFKC", "NFKD"] | None = "NFC",
         tokenizer: str | None = None,
         facts: dict[str, Any] | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
         texts = Texts(rows)
-        super().__init__(texts, batch_size if training else min(batch_size, len(texts)), **kwargs)
+        super().__init__(texts, batch_size, **kwargs)
         if facts is not None and "text" in facts:
+            if predict:
+                rows = replace(rows, labels=[facts["text"]["classes"][0]] * len(rows))  # any: nothing compares them
+                self.unlabeled = Unlabeled(row_names(rows.columns, len(rows)), [], rows.columns)
             texts.encode(rows, facts["text"])
             self.facts = _facts(facts["text"])
             return
@@ -96,21 +103,36 @@ class TextTableDataLoader(TextDataLoader):
         separator: str | None = None,
         quotes: bool | None = None,
         encoding: str = "utf-8",
+        predict: list[str] | None = None,
         **kwargs,
     ):
-        if not training and test_file is None:
+        if not training and test_file is None and predict is None:
             raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a table of it")
         path = file if training or test_file is None else test_file
-        rows = read_table(Path(path), text, label, separator, quotes, encoding)
-        super().__init__(rows, batch_size, training=training, **kwargs)
+        if predict is None:
+            rows = read_table(Path(path), text, label, separator, quotes, encoding)
+        else:
+            rows = read_unlabeled(predict, text, separator, quotes, encoding)
+        super().__init__(rows, batch_size, training=training, predict=predict, **kwargs)
 
 
 class TextFolderDataLoader(TextDataLoader):
     """Text files in class folders, data_dir/train/CLASS/*.txt; those for testing in data_dir/test/CLASS/*.txt."""
 
-    def __init__(self, data_dir: str, batch_size: int = 64, training: bool = True, encoding: str = "utf-8", **kwargs):
-        rows = read_folders(Path(data_dir, "train" if training else "test"), encoding)
-        super().__init__(rows, batch_size, training=training, **kwargs)
+    def __init__(
+        self,
+        data_dir: str,
+        batch_size: int = 64,
+        training: bool = True,
+        encoding: str = "utf-8",
+        predict: list[str] | None = None,
+        **kwargs,
+    ):
+        if predict is None:
+            rows = read_folders(Path(data_dir, "train" if training else "test"), encoding)
+        else:
+            rows = read_unlabeled(predict, "text", None, None, encoding)
+        super().__init__(rows, batch_size, training=training, predict=predict, **kwargs)
 
 
 class Texts(Dataset):
@@ -224,9 +246,7 @@ class LanguageModelDataLoader(BaseDataLoader):
         blocks = Blocks(source, 0, size - held_out, block_size, stride if training else block_size)
         valid = Blocks(source, size - held_out, held_out, block_size, block_size) if held_out else None
         self.facts = {"vocab_size": 256, "block_size": block_size}
-        super().__init__(
-            blocks, batch_size if training else min(batch_size, len(blocks)), valid_dataset=valid, **kwargs
-        )
+        super().__init__(blocks, batch_size, valid_dataset=valid, **kwargs)
 
 
 def _held_out(size: int, validation_split: float | int) -> int:
@@ -302,7 +322,7 @@ class LinesDataLoader(BaseDataLoader):
             raise UsageError(f"data_loader: block_size is {block_size}; give 1 or more")
         lines = Lines(_source(file, test_file, training), block_size)
         self.facts = {"vocab_size": 256, "block_size": block_size}
-        super().__init__(lines, batch_size if training else min(batch_size, len(lines)), **kwargs)
+        super().__init__(lines, batch_size, **kwargs)
 
 
 class Lines(Dataset):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_loader.engine.augmentation import OfBatches, sized
 from data_loader.engine.decode import AnyImage, crop, scaled
+from utils.errors import UsageError
 from utils.seed import uniform
 
 
@@ -84,6 +85,11 @@ class RandomResizedCrop:
     decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/decode.py)
 
     def __init__(self, size: int, min_area: float = 0.08):
+        if size < 1 or not 0 < min_area <= 1:
+            raise UsageError(
+                f"RandomResizedCrop: size is {size} and min_area is {min_area}; give a size of 1 or more, and a "
+                f"min_area of more than 0, up to 1"
+            )
         self.size, self.min_area = size, min_area
 
     def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:
@@ -112,6 +118,8 @@ class CenterCrop:
     decodes = True
 
     def __init__(self, size: int):
+        if size < 1:
+            raise UsageError(f"CenterCrop: size is {size}; give 1 or more")
         self.size = size
 
     def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:

@@ -16,9 +16,10 @@ from data_loader.engine.augmentation import Transform, of_image
 from data_loader.engine.cache import ImageCache, build
 from data_loader.engine.decode import ImageFile
 from data_loader.engine.facts import class_facts
-from data_loader.engine.image_files import Folders, Sample, find_class_folders
-from data_loader.engine.image_table import Columns, Tables
-from data_loader.engine.images import ImageTensors, NormalizeBatch
+from data_loader.engine.image_files import SUFFIXES, Folders, Found, Sample, find_class_folders, place
+from data_loader.engine.image_table import Columns, Rows, Tables
+from data_loader.engine.images import ImageTensors, NormalizeBatch, read_gray
+from data_loader.engine.unlabeled import Unlabeled, unlabeled_files
 from data_loader.transforms import CenterCrop, RandomResizedCrop
 from utils.errors import DataError, UsageError
 from utils.process.group import barrier, is_local_main
@@ -33,10 +34,22 @@ class MnistDataLoader(BaseDataLoader):
     Usual transforms: [{type: RandomAffine, args: {rotate: 10, shift: 2, scale: 0.1, shear: 5}}]
     """
 
-    def __init__(self, data_dir: str = "data/", batch_size: int = 128, training: bool = True, **kwargs):
-        images, labels = read_mnist(data_dir, training)
+    def __init__(
+        self,
+        data_dir: str = "data/",
+        batch_size: int = 128,
+        training: bool = True,
+        predict: list[str] | None = None,
+        **kwargs,
+    ):
+        if predict is None:
+            images, labels = read_mnist(data_dir, training)
+        else:  # files of white digits on black, for predict.py
+            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            images = read_gray(self.unlabeled.paths, 28)
+            labels = torch.zeros(len(images), dtype=torch.int64)
+        self.facts = class_facts([str(digit) for digit in range(10)])
         super().__init__(ImageTensors(images, labels, mean=(0.1307,), std=(0.3081,)), batch_size, **kwargs)
-        self.facts = class_facts([str(digit) for digit in range(10)], labels if training else None)
 
 
 class Cifar10DataLoader(BaseDataLoader):
@@ -48,8 +61,8 @@ class Cifar10DataLoader(BaseDataLoader):
     def __init__(self, data_dir: str = "data/", batch_size: int = 128, training: bool = True, **kwargs):
         images, labels = read_cifar10(data_dir, training)
         dataset = ImageTensors(images, labels, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
+        self.facts = class_facts(CIFAR10_CLASSES)
         super().__init__(dataset, batch_size, **kwargs)
-        self.facts = class_facts(CIFAR10_CLASSES, labels if training else None)
 
 
 class ImageFolderDataLoader(BaseDataLoader):
@@ -64,6 +77,7 @@ class ImageFolderDataLoader(BaseDataLoader):
     cache: decode each image once, to a short side of `cache_size` (default: size / 0.875), into a file that is read
     from then on; true, or the folder for it (default: data_dir/.image_cache).
     mean, std: of the images' values, 0..1, to normalize by; the default is ImageNet's.
+    predict: images without classes, for predict.py: files, folders, or a CSV file of file names.
     """
 
     def __init__(
@@ -81,27 +95,31 @@ class ImageFolderDataLoader(BaseDataLoader):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         facts: dict | None = None,
+        predict: list[str] | None = None,
         transforms: list[Transform] | None = None,
         eval_transforms: list[Transform] | None = None,
         **kwargs,
     ):
-        folders = Folders(Path(data_dir), train_folder, valid_folder, test_folder)
+        folders = Folders(place(data_dir), train_folder, valid_folder, test_folder)
         holds_out = bool(kwargs.get("validation_split") or kwargs.get("folds"))
-        found = find_class_folders(folders, training, (facts or {}).get("class_names"), holds_out)
-        cached = Cached(cache, data_dir, cache_size or round(size / 0.875))
+        if predict is None:
+            found = find_class_folders(folders, training, (facts or {}).get("class_names"), holds_out)
+        else:
+            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            found = Found((facts or {})["class_names"], without_target(self.unlabeled), None)
+        self.facts = class_facts(found.classes)
+        cached = Cached(cache if predict is None else False, data_dir, cache_size or round(size / 0.875))
         dataset = ImageFiles(found.samples, CenterCrop(size), cached)
         valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
         super().__init__(
             dataset,
-            batch_size if training else min(batch_size, len(dataset)),  # few test images are no error
+            batch_size,
             valid_dataset=valid,
-            batch_transform=NormalizeBatch(mean, std),
+            batch_transform=NormalizeBatch(mean, std, transforms),
             transforms=of_training(transforms, size, min_area) if training else None,
             eval_transforms=eval_transforms,
             **kwargs,
         )
-        labels = torch.tensor([label for _, label in found.samples]) if training else None
-        self.facts = class_facts(found.classes, labels)
 
 
 class ImageTableDataLoader(BaseDataLoader):
@@ -139,26 +157,35 @@ class ImageTableDataLoader(BaseDataLoader):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         facts: dict | None = None,
+        predict: list[str] | None = None,
         transforms: list[Transform] | None = None,
         eval_transforms: list[Transform] | None = None,
         **kwargs,
     ):
-        tables = Tables(Path(data_dir), table, valid_table, test_table, split)
-        columns = Columns(image, label, labels, targets, separator, Path(data_dir, image_folder), suffix)
-        found = tables.read(columns, training, (facts or {}).get("class_names"))
-        cached = Cached(cache, data_dir, cache_size or round(size / 0.875))
+        tables = Tables(place(data_dir), table, valid_table, test_table, split)
+        columns = Columns(image, label, labels, targets, separator, place(Path(data_dir, image_folder)), suffix)
+        if predict is None:
+            found = tables.read(columns, training, (facts or {}).get("class_names"))
+        else:
+            self.unlabeled = unlabeled_files(predict, SUFFIXES, image, columns.folder, suffix)
+            found = Rows(without_target(self.unlabeled), None, {}, facts or {})
+        self.facts = found.facts
+        cached = Cached(cache if predict is None else False, data_dir, cache_size or round(size / 0.875))
         dataset = ImageFiles(found.samples, CenterCrop(size), cached, found.columns)
         valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
         super().__init__(
             dataset,
-            batch_size if training else min(batch_size, len(dataset)),  # few test images are no error
+            batch_size,
             valid_dataset=valid,
-            batch_transform=NormalizeBatch(mean, std),
+            batch_transform=NormalizeBatch(mean, std, transforms),
             transforms=of_training(transforms, size, min_area) if training else None,
             eval_transforms=eval_transforms,
             **kwargs,
         )
-        self.facts = found.facts
+
+
+def without_target(unlabeled: Unlabeled) -> list[Sample]:
+    return [(path, 0) for path in unlabeled.paths]
 
 
 def of_training(transforms: list[Transform] | None, size: int, min_area: float | None) -> list[Transform]:
@@ -186,7 +213,7 @@ class Cached(NamedTuple):
     def of(self, samples: list[Sample]) -> ImageCache | None:
         if not self.cache:
             return None
-        folder = Path(self.data_dir, ".image_cache") if self.cache is True else Path(self.cache)
+        folder = place(Path(self.data_dir, ".image_cache") if self.cache is True else self.cache)
         return build([path for path, _ in samples], self.short, folder)
 
 
@@ -248,12 +275,12 @@ def read_idx(path: Path) -> Tensor:
 
 def read_mnist(data_dir: str, training: bool) -> tuple[Tensor, Tensor]:
     """Images [N, 1, 28, 28] and labels [N] of MNIST from data_dir/MNIST/raw, where torchvision puts it."""
-    raw, part = Path(data_dir, "MNIST", "raw"), "train" if training else "t10k"
+    raw, part = place(data_dir) / "MNIST" / "raw", "train" if training else "t10k"
     files = [raw / f"{part}-images-idx3-ubyte", raw / f"{part}-labels-idx1-ubyte"]
     if is_local_main() and not all(file.exists() for file in files):
         from torchvision.datasets import MNIST  # takes seconds to import
 
-        download(MNIST, data_dir, f"{files[0].name} and {files[1].name} (unzipped) into {raw.resolve()}")
+        download(MNIST, str(place(data_dir)), f"{files[0].name} and {files[1].name} (unzipped) into {raw.resolve()}")
     barrier()
     return read_idx(files[0]).unsqueeze(1), read_idx(files[1]).long()
 
@@ -262,6 +289,7 @@ def read_cifar10(data_dir: str, training: bool) -> tuple[Tensor, Tensor]:
     """Images [N, 3, 32, 32] and labels [N] of CIFAR-10 from data_dir/cifar-10-batches-py, where torchvision puts it."""
     from torchvision.datasets import CIFAR10
 
+    data_dir = str(place(data_dir))
     if is_local_main():
         download(CIFAR10, data_dir, f"{CIFAR10.filename} (unpacked) into {Path(data_dir).resolve()}")
     barrier()

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from logger import NAME
+from utils.files import write_atomic
 
 log = logging.getLogger(NAME)
 
@@ -46,6 +48,23 @@ class AppendOnlyFile:
             self.error = None
             if failed_before:
                 log.info(f"{self.path}: writing works again; no line is missing")
+
+    def cut(self, size: int, keep: Callable[[bytes], bool]) -> None:
+        """Drop the lines after the first `size` bytes, except complete ones that `keep` wants."""
+        if self.size < size:
+            log.warning(
+                f"{self.path}: {size - self.size} bytes that the checkpoint knows are missing, and the points in them"
+            )
+            size = self.path.read_bytes().rfind(b"\n") + 1 if self.path.exists() else 0
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        lines = data[size:].splitlines(keepends=True)
+        kept = b"".join(line for line in lines if line.endswith(b"\n") and keep(line))
+        if not kept:
+            os.truncate(self.path, size)
+        elif data[size:] != kept:
+            write_atomic(self.path, data[:size] + kept)  # a kill at any moment leaves the old or the new file
 
     @property
     def size(self) -> int:

@@ -99,9 +99,10 @@ class _Formatter(logging.Formatter):
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 
-def as_text(values: Mapping[str, float]) -> list[str]:
-    """`loss 0.1234`, `lr 0.00123`: as far as possible with the same width from line to line."""
-    return [f"{name} {_short(name, value)}" for name, value in values.items()]
+def as_text(values: Mapping[str, float], best: str = "") -> list[str]:
+    """`loss 0.1234`, `lr 0.00123`: as far as possible with the same width from line to line. best: this name's value
+    is marked."""
+    return [f"{name} {_short(name, value)}{' best' if name == best else ''}" for name, value in values.items()]
 
 
 def _short(name: str, value: float) -> str:

@@ -6,13 +6,11 @@ resume cuts the files back to that.
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from logger.append_only_file import AppendOnlyFile
-from logger.console import log
-from utils.files import write_atomic
 
 FILE_NAME = "metrics.jsonl"
 
@@ -33,28 +31,24 @@ class MetricsJsonl:
 
     def cut(self, sizes: Mapping[str, int], unwritten: Mapping[str, bytes]) -> None:
         """Drop what was written after these sizes were taken, except the results of test.py, which no run repeats."""
-        path, size = self.file.path, sizes.get(FILE_NAME, 0)
-        if self.file.size < size:
-            log.warning(
-                f"{path}: {size - self.file.size} bytes that the checkpoint knows are missing, and the points in them"
-            )
-            size = _size_of_complete_lines(path)
-        if path.exists():
-            data = path.read_bytes()
-            tests = b"".join(line for line in data[size:].splitlines(keepends=True) if _is_test(line))
-            if not tests:
-                os.truncate(path, size)
-            elif data[size:] != tests:
-                write_atomic(path, data[:size] + tests)  # a kill at any moment leaves the old or the new file
+        self.file.cut(sizes.get(FILE_NAME, 0), keep=_is_test)
         self.file.write(unwritten.get(FILE_NAME, b""))
 
+    def points(self) -> list[dict[str, Any]]:
+        """What the file holds; without lines that are no points."""
+        if not self.file.path.exists():
+            return []
+        found = [_point(line) for line in self.file.path.read_bytes().splitlines()]
+        return [point for point in found if point]
 
-def _size_of_complete_lines(path: Path) -> int:
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+def _point(line: bytes) -> dict[str, Any]:
+    try:
+        point = json.loads(line)
+        return point if isinstance(point, dict) and {"step", "epoch", "split"} <= point.keys() else {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _is_test(line: bytes) -> bool:
-    try:
-        return bool(json.loads(line)["split"] == "test") and line.endswith(b"\n")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
+    return _point(line).get("split") == "test"

@@ -1,4 +1,4 @@
-"""Models for audio."""
+"""Models for audio and other signals."""
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,36 @@ class AudioCNN(nn.Module):
             x = stage(x, frames)
         mean = x.sum(dim=3) / frames[:, None, None]  # [B, channels, mels]
         return self.classifier(self.dropout(mean.flatten(1)))
+
+
+class CNN1d(nn.Module):
+    """Signals of any length from `widths` and `strides`: [B, in_channels, T] -> logits [B, num_classes].
+
+    Each stage is a convolution over `size` places in steps of its stride, with batch norm. The mean over time follows
+    the last, as in the networks on raw audio of Dai et al., 2017 (arXiv:1610.00087).
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        widths: tuple[int, ...] = (32, 64, 128),
+        strides: tuple[int, ...] = (2, 2, 2),
+        size: int = 7,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width, stride in zip(widths, strides, strict=True):
+            conv = nn.Conv1d(in_channels, width, size, stride, padding=size // 2, bias=False)
+            layers += [conv, nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+            in_channels = width
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.dropout(self.features(x).mean(dim=2)))
 
 
 class _Stage(nn.Module):

@@ -1,4 +1,4 @@
-"""Models for texts: a bag of tokens, a convolutional network, and a small GPT; perplexity."""
+"""Models for texts: a bag of tokens, a convolutional network, a transformer, and a small GPT; perplexity."""
 
 import math
 
@@ -59,13 +59,49 @@ class TextCNN(nn.Module):
         return self.head(self.dropout(torch.cat(found, dim=1)))
 
 
+class TextTransformer(nn.Module):
+    """Every token attends to all (Vaswani et al., 2017): [B, T] -> logits [B, num_classes], T <= max_length.
+
+    0 is padding, which changes nothing. The mean of the tokens is classified.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_classes: int,
+        max_length: int = 512,
+        layers: int = 2,
+        heads: int = 4,
+        width: int = 64,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.positions = nn.Embedding(max_length, width)
+        for embedding in (self.tokens, self.positions):
+            nn.init.normal_(embedding.weight, std=0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        padding = tokens == 0
+        padding[:, 0] = False  # of an empty text, so that it attends to something
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.encoder(self.tokens(tokens) + self.positions(places), src_key_padding_mask=padding)
+        kept = (~padding)[:, :, None]
+        return self.head((x * kept).sum(dim=1) / kept.sum(dim=1))
+
+
 # --- a small GPT, built like GPT-2 (Radford et al., 2019) and nanoGPT
 
 
 class GPT(nn.Module):
     """Predicts the next token at each place from those before it: [B, T] -> logits [B, vocab_size, T], T <= block_size.
 
-    Padding at the end changes nothing before it.
+    Padding at the end changes nothing before it. The last layer has the weights of the first: Press and Wolf, 2017.
     """
 
     def __init__(
@@ -80,21 +116,18 @@ class GPT(nn.Module):
         super().__init__()
         self.block_size = block_size
         self.tokens = nn.Embedding(vocab_size, width)
-        self.positions = nn.Embedding(block_size, width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width, bias=False)
-        self.head = nn.Linear(width, vocab_size, bias=False)
         for name, p in self.named_parameters():
             if p.dim() == 2:  # what layers add to their input starts smaller, as in GPT-2
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * layers) if name.endswith("out.weight") else 0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        x = self.dropout(self.tokens(tokens) + self.positions(places))
+        x = self.dropout(self.tokens(tokens))
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x)).transpose(1, 2)
+        return F.linear(self.norm(x), self.tokens.weight).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -114,12 +147,12 @@ class Block(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Each place attends to itself and those before it: [B, T, width]"""
+    """Each place attends to itself and those before it, by how far away they are: [B, T, width]"""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width is {width} and heads {heads}; give a width that is a multiple of heads")
+        if width % (2 * heads):
+            raise ValueError(f"width is {width} and heads {heads}; give a width that is a multiple of 2 x heads")
         self.heads, self.p = heads, dropout
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
@@ -130,8 +163,22 @@ class CausalAttention(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, width / heads]
             for part in self.qkv(x).chunk(3, dim=2)
         )
+        q, k = rotated(torch.stack([q, k]))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.p if self.training else 0.0)
         return self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+
+
+def rotated(x: Tensor) -> Tensor:
+    """[..., T, size], each pair of numbers turned by an angle in proportion to its place: Su et al., RoFormer, 2021.
+
+    The product of two such vectors depends on the distance of their places, which need not be learned.
+    """
+    half = x.shape[-1] // 2
+    speeds = 10_000 ** (-torch.arange(half, device=x.device) / half)
+    angles = torch.arange(x.shape[-2], device=x.device)[:, None] * speeds
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
 class Perplexity:

@@ -1,5 +1,6 @@
 """Models for images."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -80,3 +81,58 @@ class SmallResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.stages(F.relu(self.stem(x))).mean(dim=(2, 3)))
+
+
+class ViT(nn.Module):
+    """A small vision transformer (arXiv:2010.11929): [B, in_channels, H, W] -> logits [B, num_classes].
+
+    The image is cut into squares of `patch` pixels, which must divide `size`; each becomes a token of `width` numbers,
+    with a learned position. The mean of all tokens is classified, as in arXiv:2205.01580.
+    """
+
+    def __init__(
+        self,
+        size: int = 28,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        patch: int = 4,
+        width: int = 64,
+        depth: int = 6,
+        heads: int = 4,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if size % patch or width % heads:
+            raise ValueError(f"size {size} must be a multiple of patch {patch}, and width {width} of heads {heads}")
+        self.patches = nn.Conv2d(in_channels, width, patch, stride=patch)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, (size // patch) ** 2, width))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.classifier = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)  # [B, tokens, width]
+        x = self.blocks(self.dropout(x + self.positions))
+        return self.classifier(self.norm(x).mean(dim=1))
+
+
+class TransformerBlock(nn.Module):
+    """Every token attends to all, then a two-layer network; each is added to its input: [B, T, width]"""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.p = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # [B, heads, T, width / heads]
+            for part in self.qkv(self.norm1(x)).chunk(3, dim=2)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=self.p if self.training else 0.0)
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        return x + self.dropout(self.mlp(self.norm2(x)))

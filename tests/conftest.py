@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 if sys.platform == "win32":  # these need make, bash, or signals and limits that Windows does not have
     collect_ignore = ["test_readme.py", "test_setup.py", "trainer/checkpoint", "trainer/parallel", "utils/process"]
-    collect_ignore += ["utils/test_signals.py"]
+    collect_ignore += ["utils/test_signals.py", "test_sweep.py", "utils/sweep"]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -15,6 +15,7 @@ def bench(*args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_row_runs() -> None:
     done = bench("--smoke")
     assert done.returncode == 0, done.stderr

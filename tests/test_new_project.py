@@ -222,7 +222,8 @@ def test_an_empty_folder_is_taken(run, tmp_path):
     assert (tmp_path / "Mine/train.py").exists()
 
 
-@pytest.mark.parametrize("mode", [[], pytest.param(["--full"], marks=pytest.mark.slow)], ids=["small", "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [[], ["--full"]], ids=["small", "full"])
 def test_tests_of_the_copy_collect(run, tmp_path, mode):
     assert run("new_project.py", "Mine", *mode, env=SOMEONE).returncode == 0
     collected = shell(sys.executable, "-m", "pytest", "--collect-only", "-q", cwd=tmp_path / "Mine")
@@ -263,7 +264,7 @@ def test_make_test_in_the_copy_after_the_tutorial(tmp_path):
     copy = tmp_path / "Spirals"
     assert len(re.findall(r"^=* ?\d+ passed", done.stdout, re.MULTILINE)) == 2
     schema = (copy / "config/schema.json").read_text()
-    assert all(f'"{name}"' in schema for name in ("SpiralNet", "SpiralsDataLoader", "sure", "StopAt", "MixupTrainer"))
+    assert all(f'"{name}"' in schema for name in ("SpiralNet", "Spirals", "sure", "StopAt", "MixupTrainer"))
 
 
 @pytest.mark.slow

@@ -28,9 +28,15 @@ SKIPPED = {"make test": "it is what runs this test; tests/test_new_project.py ru
 FEWER = {"config/victoresque.json": "data_loader.args.data_dir=$MNIST trainer.epochs=1 trainer.limit_batches=5"}
 EXIT_CODES = {"python train.py -c config/spirals.yaml arch.args.widht=128": 2}
 
-# The interpreter that is here in place of a fresh .venv; a server that is ended once it serves
+# The interpreter that is here in place of a fresh .venv; a server that is ended once it serves; images to predict for
 PROLOGUE = """
 set -e
+mkdir scans
+python -c "
+import numpy as np
+from PIL import Image
+for i, image in enumerate(np.load('data_loader/digits/digits.npz')['images'][:3]):
+    Image.fromarray(image.astype('uint8') * 15).save(f'scans/{i}.png')"
 make() {
     mkdir -p .venv/bin
     touch .venv/.uv .venv/.base .venv/.dev .venv/bin/activate

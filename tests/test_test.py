@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,42 @@ def test_a_damaged_checkpoint_is_reported(tiny, test_py):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Stopped, match=r"checkpoint-step12.pth cannot be used: it is damaged or cut off"):
         test_py.main(["-r", str(path)])
+
+
+def test_outputs_of_each_sample(tiny, test_py, tmp_path):
+    trainer = tiny.train()
+    test_py.main(
+        ["-r", str(tiny.folder / "run"), "--save", str(tmp_path / "out/o.npz"), "data_loader.args.batch_size=50"]
+    )
+    from data_loader.data_loaders import DigitsDataLoader
+
+    trainer.model.load_state_dict(tiny.load("checkpoint-step12.pth")["model"])
+    inputs, targets = next(iter(DigitsDataLoader(batch_size=297, shuffle=False, training=False)))
+    with torch.no_grad():
+        expected = trainer.model.eval()(inputs)
+    with np.load(tmp_path / "out/o.npz") as found:
+        assert found["names"].tolist() == [str(i) for i in range(297)]
+        assert found["targets"].tolist() == targets.tolist()
+        assert found["kind"] == "logits"
+        assert found["class_names"].tolist() == [str(i) for i in range(10)]
+        np.testing.assert_allclose(found["outputs"], expected.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["probabilities"], expected.softmax(1).numpy(), atol=1e-5)
+
+
+def test_report_by_class(tiny, test_py, capsys):
+    tiny.train()
+    test_py.main(["-r", str(tiny.folder / "run"), "--report"])
+    lines = capsys.readouterr().out.splitlines()
+    accuracy = float(next(line for line in lines if line.startswith("  accuracy")).split()[1])
+    table = lines[lines.index(next(line for line in lines if line.startswith("  class"))) + 1 :]
+    assert [line.split()[0] for line in table[:11]] == [*map(str, range(10)), "mean"]
+    assert table[10].split()[-1] == "297"
+    matrix = [[int(n) for n in line.split()[1:]] for line in table[13:23]]
+    assert sum(matrix[i][i] for i in range(10)) / 297 == pytest.approx(accuracy, abs=1e-5)
+    assert [sum(row) for row in matrix] == [int(line.split()[-1]) for line in table[:10]]
+    assert float(table[3].split()[2]) == pytest.approx(matrix[3][3] / sum(matrix[3]), abs=1e-4)  # recall
+    wrong = 297 - sum(matrix[i][i] for i in range(10))
+    assert table[23] == f"worst of {wrong} wrong samples:"
+    sure = [float(line.rstrip(")").split()[-1]) for line in table[24:34]]
+    assert sure == sorted(sure)
+    assert len(sure) == min(wrong, 10)

@@ -1,6 +1,7 @@
 """Tiny real runs in this process: six steps an epoch over the digits, in a fraction of a second."""
 
 import copy
+import importlib.util
 import json
 import signal
 from collections.abc import Iterator
@@ -51,6 +52,22 @@ class Tiny:
         finally:
             trainer.run.close()
         return trainer
+
+    def tested(self, path: Path) -> dict[str, float]:
+        """What test.py finds of a checkpoint."""
+        from trainer.checkpoint import state
+        from trainer.engine import test_report
+
+        spec = importlib.util.spec_from_file_location("test_script", Path(train.__file__).with_name("test.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        config, saved = test_report.load(path, [])
+        trainer = script.build(config)
+        state.load_parts(trainer, saved, path)
+        trainer.step = saved["step"]
+        return trainer.evaluate(trainer.data_loader, "test")
 
     def points(self, split: str, run: str = "run") -> list[dict[str, Any]]:
         lines = (self.folder / run / "metrics.jsonl").read_text().splitlines()

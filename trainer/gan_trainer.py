@@ -36,6 +36,9 @@ class GANTrainer(BaseTrainer):
         self.record(d_loss=self.discriminator_loss(real))
         self.record(loss=self.generator_loss(len(real)))
 
+    def inputs_of(self, batch: Any) -> Tensor:
+        return torch.randn(len(batch[0]), self.model.latent, device=self.device)
+
     def predict_step(self, inputs: Tensor) -> Tensor:
         return self.model.generator(inputs)
 

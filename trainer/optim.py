@@ -1,11 +1,15 @@
 """Your optimizers and learning-rate schedules. A config may also name those of torch.optim."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from logger.console import log
+from utils.patterns import matches, select
 
 
 class WarmupCosineLR(LRScheduler):
@@ -45,3 +49,67 @@ class WarmupCosineLR(LRScheduler):
             group["lr"] = lr
 
     _get_closed_form_lr = get_lr  # torch's name for it, where a schedule needs no history
+
+
+class MuonAdamW(Optimizer):
+    """Muon for the matrices of hidden layers, AdamW for all else: embeddings, heads, convolutions, biases, norms.
+
+    adamw: patterns of the names of matrices that AdamW has too; null: the usual names of embeddings and heads. One lr
+    and one weight_decay serve both, as Muon's steps are scaled to the size of AdamW's (arXiv:2502.16982).
+    """
+
+    USUAL = ("*embed*", "*tokens*", "*positions*", "*head*", "*classifier*", "*fc", "*output")
+
+    def __init__(
+        self,
+        named_parameters: Sequence[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        adamw: list[str] | None = None,
+    ) -> None:
+        """named_parameters: pairs (name, parameter), or groups of such pairs with options of their own."""
+        groups = list(named_parameters)
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        names = [name for group in groups for name, _ in group["params"]]
+        chosen = select(adamw, names, "optimizer.args.adamw") if adamw else []
+
+        def for_muon(name: str, p: Tensor) -> bool:
+            kept = name in chosen if adamw is not None else matches(name, self.USUAL)
+            return p.dim() == 2 and not kept
+
+        muon = [{**g, "params": [p for n, p in g["params"] if for_muon(n, p)]} for g in groups]
+        rest = [{**g, "params": [p for n, p in g["params"] if not for_muon(n, p)]} for g in groups]
+        parts = [[group for group in part if group["params"]] for part in (muon, rest)]
+        others = [n for g in groups for n, p in g["params"] if p.dim() == 2 and not for_muon(n, p)]
+        sizes = [sum(len(group["params"]) for group in part) for part in parts]
+        log.info(
+            f"MuonAdamW: Muon trains {sizes[0]} matrices; AdamW {sizes[1]} other parameters, of which matrices: "
+            f"{', '.join(others) or 'none'}"
+        )
+        options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+        super().__init__([*parts[0], *parts[1]], options)
+        n = len(parts[0])
+        self._inner: list[tuple[Optimizer, slice]] = []  # which of the groups each of the two trains
+        if parts[0]:
+            inner = Muon(self.param_groups[:n], momentum=momentum, adjust_lr_fn="match_rms_adamw", **options)
+            self._inner.append((inner, slice(0, n)))
+        if parts[1]:
+            self._inner.append((AdamW(self.param_groups[n:], betas=betas, eps=eps, **options), slice(n, None)))
+        self._share()
+
+    def _share(self) -> None:
+        """Let both work on the groups and the state of this optimizer, which schedules and checkpoints see."""
+        for inner, groups in self._inner:
+            inner.param_groups, inner.state = self.param_groups[groups], self.state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        super().load_state_dict(dict(state_dict))
+        self._share()
+
+    def step(self, closure: Any = None) -> Any:
+        for inner, _ in self._inner:
+            inner.step()

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from utils.config import Config
     from utils.run_folder import Run
 
+DEVICES = "the GPUs to use, by number, one process for each; or cpu"
 KEYS = "KEY=VALUE sets any key of the config; dots separate nested keys: trainer.epochs=3 optimizer.args.lr=1e-3"
 TRAIN = f"""
 {KEYS}
@@ -23,13 +26,6 @@ examples:
   train.py -c config/digits.yaml my.yaml             keys in my.yaml override those in digits.yaml
   train.py -r saved/digits/RUN                       continue a run from where it stopped
   train.py -c config/digits.yaml -r auto             continue the newest run of that name, or start a new one
-"""
-TEST = f"""
-{KEYS}
-
-examples:
-  test.py -r saved/digits/RUN                        test the best checkpoint of a run
-  test.py -r saved/digits/RUN data_loader.args.batch_size=1000
 """
 
 
@@ -45,37 +41,25 @@ class Arguments:
     replay: int | None = None
 
 
-def parse(description: str, options: dict[str, str], argv: list[str] | None = None, training: bool = True) -> Arguments:
-    """Parse the command line; exits with 2 and an error message if it is wrong.
+def parse(description: str, options: dict[str, str], argv: list[str] | None = None) -> Arguments:
+    """Parse the command line of train.py; exits with 2 and an error message if it is wrong.
 
     options: short options and the config keys they set, {"--lr": "optimizer.args.lr"}.
-    training: False accepts the options of test.py.
     """
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=TRAIN if training else TEST,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = _parser(description, TRAIN)
     add = parser.add_argument
-    if training:
-        add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE", dest="config_files",
-            help="config files (.yaml, .json); later ones override earlier ones")  # fmt: skip
-    add("-r", "--resume", metavar="RUN", dest="resume", required=not training,
-        help="continue a run: its folder, one of its checkpoints, or auto" if training else
-        "the run to test: its folder (uses the best checkpoint) or a checkpoint")  # fmt: skip
+    add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE", dest="config_files",
+        help="config files (.yaml, .json); later ones override earlier ones")  # fmt: skip
+    add("-r", "--resume", metavar="RUN", help="continue a run: its folder, one of its checkpoints, or auto")
+    add("-d", "--device", metavar="0,1", dest="devices", help=DEVICES)
+    add("--run-id", metavar="ID", help="name of the run's folder (default: the current time)")
     add(
-        "-d", "--device", metavar="0,1", dest="devices", help="the GPUs to use, by number, one process for each; or cpu"
+        "--check",
+        action="store_true",
+        help="check that the config trains and resumes, in about a minute; keeps no files",
     )
-    if training:
-        add("--run-id", metavar="ID", help="name of the run's folder (default: the current time)")
-        add(
-            "--check",
-            action="store_true",
-            help="check that the config trains and resumes, in about a minute; keeps no files",
-        )
-        add("--print-config", action="store_true", help="print the resolved config and exit")
-        add("--replay", type=int, metavar="STEP", help="with -r: run this one step of the run again and exit")
+    add("--print-config", action="store_true", help="print the resolved config and exit")
+    add("--replay", type=int, metavar="STEP", help="with -r: run this one step of the run again and exit")
     for option, key in options.items():
         add(option, metavar="X", dest="short", action="append", default=[],
             type=(key + "={}").format, help=f"short for {key}=X")  # fmt: skip
@@ -85,14 +69,59 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     words = given.pop("config_files", [])
     files = [word for word in words if "=" not in word or os.path.exists(word)]  # Path raises for a long name
     keys = [word for word in words if word not in files] + given.pop("overrides")
+    _check_keys(parser, keys)
+    arguments = Arguments(config_files=files, overrides=given.pop("short", []) + keys, **given)
+    if not files and arguments.resume in (None, "auto"):
+        parser.error(f"no config given; try: {Path(sys.argv[0]).name} -c config/digits.yaml")
+    return arguments
+
+
+def parse_run(
+    description: str,
+    examples: str,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    argv: list[str] | None = None,
+    several: bool = False,
+) -> argparse.Namespace:
+    """Parse the command line of a script that uses a trained run: -r, -d, KEY=VALUE, and what `add_options` adds.
+
+    several: -r takes several runs, `runs`; else it is `run`. A dotted KEY=VALUE after the values of -r or --data is
+    found too, so that it may come last. Exits with 2 and an error message if it is wrong.
+    """
+    parser = _parser(description, f"\n{KEYS}\n\nexamples:\n{examples}")
+    parser.add_argument("-r", "--run", "--resume", nargs="+", required=True, metavar="RUN", dest="runs",
+                        help="a run's folder (its best checkpoint), a checkpoint, or a file of export.py"
+                        + ("; the predictions of several are averaged" if several else ""))  # fmt: skip
+    parser.add_argument("-d", "--device", metavar="0,1", dest="devices", help=DEVICES)
+    add_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the config")
+    args = parser.parse_intermixed_args(argv)
+    for name in ("runs", "data"):
+        words = getattr(args, name, None) or []
+        keys = [word for word in words if re.match(r"[a-z_]+(\.\w+)+=", word)]
+        setattr(args, name, [word for word in words if word not in keys])
+        args.overrides += keys
+    _check_keys(parser, args.overrides)
+    if len(args.runs) != 1 and not several:
+        parser.error(f"-r: give one run, got {len(args.runs)}: {', '.join(args.runs)}")
+    args.run = args.runs[0]
+    return args
+
+
+def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _check_keys(parser: argparse.ArgumentParser, keys: list[str]) -> None:
     for word in keys:
         if "=" not in word:
             file = "; to use a config file, write -c FILE" if Path(word).suffix in (".yaml", ".yml", ".json") else ""
             parser.error(f"'{word}' is not KEY=VALUE, for example trainer.epochs=3{file}")
-    arguments = Arguments(config_files=files, overrides=given.pop("short", []) + keys, **given)
-    if training and not files and arguments.resume in (None, "auto"):
-        parser.error(f"no config given; try: {Path(sys.argv[0]).name} -c config/digits.yaml")
-    return arguments
 
 
 def read(args: Arguments) -> "tuple[Config, Run]":

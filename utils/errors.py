@@ -23,6 +23,10 @@ class Stopped(Exception):
     exit_code = 3
 
 
+class NotSaved(Stopped):
+    """The disk did not take what had to be saved. Nothing is wrong with the run, which can be continued."""
+
+
 class SampleError(Stopped):
     """Samples could not be read or made a batch; names their indices. Before the first step, it is a UsageError."""
 

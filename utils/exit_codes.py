@@ -23,8 +23,9 @@ def exit_with(main: Callable[[], int | None]) -> None:
         _exit(e.exit_code)
     except KeyboardInterrupt:
         _exit(130)
-    except Exception:
+    except Exception as e:
         traceback.print_exc()
+        print(advice(e), end="", file=sys.stderr)
         _exit(1)
     _exit(code)
 
@@ -37,6 +38,16 @@ def _explained(main: Callable[[], int | None]) -> int | None:
         if dead := dead_worker(e):
             raise dead from e
         raise
+
+
+def advice(error: BaseException) -> str:
+    """What to try against an error that is known, for after its traceback; '' for any other. Never raises."""
+    try:
+        from utils.troubleshooting.advice import advice as known  # a folder that can be deleted
+
+        return f"\n{text}\n" if (text := known(error)) else ""
+    except Exception:
+        return ""
 
 
 def _exit(code: int) -> NoReturn:

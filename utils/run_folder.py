@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import socket
@@ -14,6 +15,8 @@ from utils.files import write_atomic
 
 CHECKPOINTS = "checkpoints"
 BEST = "model_best.pth"
+EXPORTED = (".onnx", ".pt2", ".safetensors")  # what files of export.py end with
+ENSEMBLE = "ensemble.json"  # in a folder of several runs: the names of those that predict together
 NOT_A_NAME = "expected a folder name without / and \\, of at most 255 bytes"  # the limit of nearly all file systems
 NOTHING_YET = {CHECKPOINTS, ".lock", ".tmp-config.yaml"}
 
@@ -82,7 +85,7 @@ class Run:
         except OSError as e:
             raise self._cannot_write(e) from e
         try:
-            _lock(file)
+            lock_file(file)
         except OSError as e:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -113,7 +116,7 @@ def _missing(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def _lock(file: IO[str]) -> None:
+def lock_file(file: IO[str]) -> None:
     """Lock a file until it is closed or the process ends, however it ends. OSError: another process has the lock.
 
     Not `filelock`, whose flock() passes on to data loader workers and so outlives a killed run.
@@ -182,6 +185,11 @@ def find_run(resume: str) -> Run:
     )
 
 
+def is_exported(path: str) -> bool:
+    """Is it a file that export.py may have written?"""
+    return Path(path).suffix in EXPORTED and os.path.isfile(path)
+
+
 def find_checkpoint(resume: str) -> Path:
     """The checkpoint that `-r` names: a file, or the best checkpoint of a run, or else its newest."""
     path = Path(resume)
@@ -193,6 +201,15 @@ def find_checkpoint(resume: str) -> Path:
     if not best.exists() and not others:
         raise UsageError(f"-r {resume}: this run has no checkpoint yet")
     return best if best.exists() else others[-1]
+
+
+def members(path: str) -> list[str]:
+    """The runs of an ensemble, such as the folds of a sweep, if `-r` names the folder of one; else the run itself."""
+    try:
+        names = json.loads(Path(path, ENSEMBLE).read_bytes())
+    except OSError:
+        return [path]
+    return [str(Path(path, name)) for name in names]
 
 
 def newest_run(save_dir: str, name: str, run_id: str | None = None) -> Run | None:

@@ -119,11 +119,13 @@ def apply(transforms: Sequence[Transform], sample: Any) -> Any:
 
 def of_image(transforms: Sequence[Transform], image: Any) -> Any:
     """One image through the transforms in order. Pictures of PIL, and images that are decoded when they are needed
-    (vision.py), become tensors [C, H, W] before the first transform that does not take them."""
+    (vision.py), become tensors [C, H, W] before the first transform that does not take them. Pictures that a transform
+    makes (ToPILImage) go to the next as they are."""
+    made: Any = None
     for transform in transforms:
-        if not getattr(transform, "decodes", False):
+        if not getattr(transform, "decodes", False) and (image is not made or isinstance(transform, OfBatches)):
             image = as_tensor(image)
-        image = _call(transform, image)
+        image = made = _call(transform, image)
     return as_tensor(image)
 
 
@@ -162,7 +164,16 @@ def _call(transform: Transform, image: Any) -> Any:
     try:
         return transform(image)
     except Exception as e:
-        raise TransformError(f"{_name(transform)} failed for {shape_of(image)}: {describe(e)}") from e
+        raise TransformError(f"{_name(transform)} failed for {shape_of(image)}: {describe(e)}{_hint(image, e)}") from e
+
+
+def _hint(image: Any, error: Exception) -> str:
+    """What to do where a transform is for other images."""
+    if isinstance(image, Tensor) and isinstance(error, AttributeError):
+        return "; transforms get tensors [C, H, W]: list ToPILImage before one that is for pictures of PIL"
+    if isinstance(image, (tuple, list)):
+        return "; transforms get the image and its mask or boxes together: take one that knows torchvision's tv_tensors"
+    return ""
 
 
 def _as(dtype: torch.dtype, image: Tensor) -> Tensor:
@@ -222,10 +233,14 @@ class BatchTransforms:
 def normalization(loader: Any) -> tuple[Sequence[float], Sequence[float]] | None:
     """The mean and std, of values 0..1, that the images of a loader are normalized by at the end; None if not known."""
     transforms = getattr(loader.dataset, "transforms", None)
-    listed = _all(transforms) if isinstance(transforms, list) else ()
-    known = [t for t in listed if _normalizes(t)]
+    known = normalize_in(transforms if isinstance(transforms, list) else ())
     known += [n for n in (getattr(o, "normalize", None) for o in (loader.dataset, loader.batch_transform)) if n]
     return (known[0].mean, known[0].std) if known and hasattr(known[0], "std") else None
+
+
+def normalize_in(transforms: Iterable[Transform]) -> list[Any]:
+    """torchvision's `Normalize` among the transforms."""
+    return [transform for transform in _all(transforms) if _normalizes(transform)]
 
 
 def _all(transforms: Iterable[Any]) -> Iterator[Any]:

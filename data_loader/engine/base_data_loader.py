@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from data_loader.engine.batch import Batch
 from data_loader.engine.buckets import BucketSampler, check_bucket
 from data_loader.engine.changes import DataState, log
 from data_loader.engine.collate import collate
-from data_loader.engine.facts import column_of, facts_of
+from data_loader.engine.facts import column_of, count_classes, facts_of, name_of
 from data_loader.engine.failures import FAILURES, not_moved
 from data_loader.engine.options import by_name, check_batch_size, check_options
 from data_loader.engine.reader import Reader
@@ -79,6 +79,8 @@ class BaseDataLoader:
         "facts",
         "weighting",
     )  # nothing that samples depend on
+    for_evaluation = False
+    unlabeled: Any = None  # of data for predict.py: names, paths and columns (unlabeled.py)
     _passes: Generator[Batch, None, None] | None = None  # pass after pass, from the workers that iter_epoch keeps
     _left = 0  # batches of the current pass that have not been read
 
@@ -119,7 +121,7 @@ class BaseDataLoader:
         check_options(self, validation_split, folds)
         check_bucket(self)
         self.samples, self._validation = split_of(self, validation_split, stratify, group, fold, folds)
-        check_batch_size(self)
+        count_classes(self)
         self.configure()
 
     def configure(
@@ -162,14 +164,18 @@ class BaseDataLoader:
 
     def for_testing(self) -> "BaseDataLoader":
         """A loader of all samples, in order and without augmentation, whatever `shuffle` and `validation_split`."""
-        return self._in_order(self.eval_dataset, Samples(len(self.eval_dataset)))
+        loader = self._in_order(self.eval_dataset, Samples(len(self.eval_dataset)))
+        loader.facts = {
+            name: fact for name, fact in self.facts.items() if name != "class_counts"
+        }  # of training samples
+        return loader
 
     def _in_order(self, dataset: Any, samples: Samples) -> "BaseDataLoader":
         """A loader of these samples with this one's settings and facts, without shuffling."""
         loader = BaseDataLoader.__new__(BaseDataLoader)
         loader.__dict__.update(self.__dict__)
         loader.dataset = loader.eval_dataset = dataset
-        loader.samples, loader.shuffle = samples, False
+        loader.samples, loader.shuffle, loader.for_evaluation = samples, False, True
         loader.batch_transforms = None  # for training only
         loader.valid_dataset, loader._validation, loader._passes = None, Samples(0), None
         loader.weighting, loader.bucket = None, 0
@@ -187,7 +193,11 @@ class BaseDataLoader:
         return self.sampler
 
     def check_shards(self) -> None:
-        """Raise UsageError if a step is too small to give every micro-batch of every rank a sample."""
+        """Raise UsageError if a training step would be larger than the data, or too small to give every micro-batch of
+        every rank a sample. Evaluation takes what there is."""
+        if self.for_evaluation:
+            return
+        check_batch_size(self)
         s = self.sampler
         smallest = s.n // s.num_steps
         if smallest < s.world_size * s.accumulate:
@@ -255,6 +265,14 @@ class BaseDataLoader:
             batch = next(self._passes)
             self._left -= 1
             yield batch
+
+    def read_batches(self, numbers: Iterable[int]) -> Generator[Batch, None, None]:
+        """These whole batches of a pass in order, by number, whatever the rank: what a resumed prediction reads."""
+        return self._load((0, 0, self.samples(self.sampler.batch(k))) for k in numbers)
+
+    def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
+        """What the samples are called: by their files, by the data set's `names`, or by their numbers."""
+        return [name_of(self, int(index)) for index in indices]
 
     def _in_one_pass(self) -> Iterator[tuple[int, np.ndarray]]:
         """(epoch, indices) of each batch of this rank, in order."""

@@ -106,7 +106,7 @@ def key_of(paths: Sequence[str], short: int) -> str:
 def _make(paths: Sequence[str], short: int, place: Path) -> None:
     began = time.monotonic()
     size = _check_space(paths, short, place.parent)
-    log.info(f"caching {len(paths):,} images, about {size / 1e9:.3g} GB, in {place}")
+    log.info(f"caching {len(paths):,} images, about {size / 1e9:.3g} GB, short side {short}, in {place}")
     temporary = place.with_name(f"{place.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: nobody else is here, by the lock
     temporary.mkdir()

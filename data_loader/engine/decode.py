@@ -1,6 +1,7 @@
 """Reads one image file: only when its pixels are needed, and a large JPEG no finer than they are needed."""
 
 import contextlib
+import io
 from typing import Protocol
 
 import numpy as np
@@ -40,10 +41,11 @@ class ImageFile:
     """An image in a file, upright and in RGB; use it in a `with` statement.
 
     The pixels are those of torchvision's `ImageFolder`: Pillow's `convert("RGB")` of the first frame, which leaves out
-    transparency. But images are turned upright (EXIF), and 16-bit gray is scaled to 8 bits, not clipped.
+    transparency. But images are turned upright (EXIF), and gray of 16 or 32 bits is scaled to 8 bits, not clipped.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | bytes) -> None:
+        """path: of the file, or its content."""
         self.path = path
         self._file = _open(path)
         self._whole: Image.Image | None = None
@@ -128,15 +130,19 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _open(path: str) -> Image.Image:
+def _open(path: str | bytes) -> Image.Image:
     """Raises OSError with the path and the reason for what Pillow cannot read."""
     try:
-        return Image.open(path)
+        return Image.open(io.BytesIO(path) if isinstance(path, bytes) else path)
     except Image.UnidentifiedImageError as e:
-        with open(path, "rb") as file:
-            start = file.read(16)
+        name, start = ("the file", path[:16]) if isinstance(path, bytes) else (path, _start(path))
         what = f"it begins with {start!r}" if start else "it is empty (0 bytes)"
-        raise OSError(f"{path} is not an image that Pillow can read: {what}") from e
+        raise OSError(f"{name} is not an image that Pillow can read: {what}") from e
+
+
+def _start(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -147,11 +153,25 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
+def _white(image: Image.Image, gray: np.ndarray) -> int:
+    """The largest value that the pixels may have. 32 bits do not say it: then the smallest one that holds the image."""
+    if image.mode.startswith("I;16") or image.format in ("PNG", "PPM"):
+        return 65535
+    scales = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+    found = [white for white in scales if gray.max() <= white]
+    if not found or gray.min() < 0:
+        raise ValueError(
+            f"its 32-bit gray values are {gray.min():g} to {gray.max():g}; save it with 8 or 16 bits, or with values "
+            f"of {', '.join(f'0..{white}' for white in scales)}"
+        )
+    return found[0]
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip at 255
-        gray = (np.asarray(image).astype(np.int64).clip(0, 65535) + 128) // 257
-        image = Image.fromarray(gray.astype(np.uint8))
+    if image.mode[0] in "IF":  # more than 8 bits, which `convert` would clip at 255
+        gray = np.nan_to_num(np.asarray(image).astype(np.float64))
+        image = Image.fromarray(np.rint(gray * (255 / _white(image, gray))).astype(np.uint8))
     image.info.pop("transparency", None)  # it has no place in RGB; with it, `convert` warns
     return image.convert("RGB")

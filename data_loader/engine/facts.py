@@ -26,19 +26,41 @@ def facts_of(dataset: Any) -> dict[str, Any]:
     return class_facts([str(name) for name in classes]) if isinstance(classes, list) else {}
 
 
+def name_of(loader: Any, index: int) -> str:
+    """What a sample is called: `names` of unlabeled data or of the data set, its file, or else its number."""
+    dataset = loader.dataset
+    names = loader.unlabeled.names if loader.unlabeled is not None else getattr(dataset, "names", None)
+    if names is not None:
+        return str(names[index])
+    samples = getattr(dataset, "samples", None)
+    if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):
+        return samples[index][0]
+    return str(index)
+
+
+def count_classes(loader: Any) -> None:
+    """State the class_counts of a loader's training samples, without those held out, where labels are known."""
+    n = loader.facts.get("num_classes")
+    labels = _labels_of(loader) if isinstance(n, int) else None
+    if n and labels is not None and labels.dtype.kind in "iu":
+        taken = labels[loader.samples(np.arange(len(loader.samples)))]
+        if taken.min() >= 0 and taken.max() < n:
+            loader.facts = {**loader.facts, "class_counts": np.bincount(taken, minlength=n).tolist()}
+
+
 def labels_of(loader: Any) -> np.ndarray:
     """The label of each sample of a loader's data set, [N].
 
     They are `labels` or `targets` of the loader or its data set, the second of its `tensors`, or the second of each of
-    its `samples`; those of a Subset or ConcatDataset come from what it is made of. Raises UsageError without any.
+    its `samples`, or of each sample of a list; those of a Subset or ConcatDataset come from what it is made of. Raises
+    UsageError without any.
     """
-    labels = _listed(vars(loader).get("labels"), len(loader.dataset))
-    labels = _per_sample(loader.dataset, _labels) if labels is None else labels
+    labels = _labels_of(loader)
     if labels is None:
         raise UsageError(
-            f"data_loader: the labels of the {len(loader.dataset)} samples of a {type(loader.dataset).__name__} are "
-            f"not known, but balanced, stratify and weights by class need them; give the data set (or the loader, "
-            f"before super().__init__) an attribute `labels` with one label per sample"
+            f"data_loader: the {len(loader.dataset)} samples of a {type(loader.dataset).__name__} have no single label "
+            f"each that is known, but balanced, stratify and weights by class need one; give the data set (or the "
+            f"loader, before super().__init__) an attribute `labels`, a list, array or tensor with one label per sample"
         )
     return labels
 
@@ -66,10 +88,16 @@ def column_of(loader: Any, name: str, option: str) -> np.ndarray:
     return found
 
 
+def _labels_of(loader: Any) -> np.ndarray | None:
+    labels = _listed(vars(loader).get("labels"), len(loader.dataset))
+    return _per_sample(loader.dataset, _labels) if labels is None else labels
+
+
 def _labels(dataset: Any) -> np.ndarray | None:
-    tensors, samples = getattr(dataset, "tensors", ()), getattr(dataset, "samples", ())
+    tensors, samples = getattr(dataset, "tensors", ()), getattr(dataset, "samples", dataset)
     second = tensors[1] if isinstance(tensors, (list, tuple)) and len(tensors) > 1 else None
-    if isinstance(samples, list) and samples and all(isinstance(s, tuple) and len(s) == 2 for s in samples):
+    is_pairs = isinstance(samples, list) and samples and all(isinstance(s, tuple) and len(s) == 2 for s in samples)
+    if is_pairs and getattr(samples[0][1], "shape", ()) in ((), (1,)) and getattr(dataset, "samples_have_labels", True):
         second = [label for _, label in samples]
     for values in (getattr(dataset, "labels", None), getattr(dataset, "targets", None), second):
         if (labels := _listed(values, len(dataset))) is not None:
@@ -93,15 +121,18 @@ def _per_sample(dataset: Any, find: Callable[[Any], np.ndarray | None]) -> np.nd
 
 
 def _listed(values: Any, n: int) -> np.ndarray | None:
-    """Numbers or strings as an array [n]; None if the values are anything else."""
+    """Numbers or strings, also [n, 1] or a column of pandas, as an array [n]; None if the values are anything else."""
     if isinstance(values, Tensor):
         values = values.cpu().numpy()
-    if not isinstance(values, (np.ndarray, list, tuple)) or len(values) != n:
+    is_list = isinstance(values, (list, tuple, range)) or hasattr(values, "__array__")
+    if not is_list or not hasattr(values, "__len__") or len(values) != n:
         return None
     try:
         array = np.asarray(values)
     except ValueError:  # of several lengths
         return None
+    if array.shape == (n, 1):
+        array = array[:, 0]
     if array.dtype == object and all(isinstance(value, str) for value in values):
         array = array.astype(str)
     return array if array.ndim == 1 and array.dtype != object else None

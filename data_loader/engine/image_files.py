@@ -1,17 +1,22 @@
 """Finds image files: class folders as people have them, without what systems and programs leave between them."""
 
+import errno
 import os
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_loader.engine.changes import log
-from utils.errors import DataError
+from utils.config.values import expanded
+from utils.errors import DataError, UsageError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
 TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+PART = re.compile(rf"({'|'.join((*TRAIN, *VALID, *TEST))})[-_ ]?(images?|imgs?|data|set|\d+)?", re.IGNORECASE)
 SHOWN = 10  # classes that a line lists
 
 Sample = tuple[str, Any]  # path, target
@@ -117,16 +122,21 @@ def part_folder(data_dir: Path, names: Sequence[str], given: str | None) -> Path
     it; None if there is none."""
     if given:
         return data_dir / given
-    entries = {entry.name.lower(): Path(data_dir, entry.name) for entry in _entries(data_dir) if entry.is_dir()}
+    entries = {name.lower(): Path(data_dir, name) for name in _folders(data_dir)}
     found = [entries[name] for name in names if name in entries and _folders(entries[name])]
     return found[0] if found else None
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the class folders in `folder`, sorted."""
-    classes = _folders(folder)
+    """Names of the class folders in `folder`, sorted, with accents in their letters (`normal`)."""
+    classes = sorted({normal(name) for name in _folders(folder)})
     if not classes:
-        flat = any(is_image(entry.name) for entry in _entries(folder))
+        if not folder.exists():
+            raise DataError(
+                f"There is no folder {folder.resolve()}; set data_loader.args.data_dir (or train_folder, valid_folder, "
+                f"test_folder) to one that is there"
+            )
+        flat = _has_images(folder)
         raise DataError(
             f"No class folders in {folder.resolve()}. Put the images of each class into a folder of its name, such as "
             f"{folder / 'cat' / '1.jpg'}, or set data_loader.args.data_dir to the folder that has them"
@@ -137,8 +147,9 @@ def class_folders(folder: Path) -> list[str]:
 
 def list_images(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list[Sample]:
     """(path, class number) of all images below `folder`, sorted by class, then path."""
-    present = class_folders(folder)
-    if unknown := [n for n in present if n not in classes and next(walk(folder / n, LeftOut()), None) is not None]:
+    class_folders(folder)  # raises DataError without any
+    number, found = {normal(name): i for i, name in enumerate(classes)}, _folders(folder)
+    if unknown := [n for n in found if normal(n) not in number and next(walk(folder / n, LeftOut()), None) is not None]:
         raise DataError(
             f"{folder.resolve()} has classes that the training data does not have: {', '.join(unknown)}; remove these "
             f"folders, or add the classes to the training data"
@@ -146,12 +157,8 @@ def list_images(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list
     loose = sum(1 for entry in _entries(folder) if is_image(entry.name) and not entry.is_dir())
     if loose:
         left_out.reasons[f"in {folder.name}/, outside of its class folders"] += loose
-    samples = [
-        (path, number)
-        for number, name in enumerate(classes)
-        if name in present
-        for path in walk(folder / name, left_out)
-    ]
+    known = sorted((number[normal(name)], name) for name in found if normal(name) in number)
+    samples = [(path, i) for i, name in known for path in walk(folder / name, left_out)]
     if not samples:
         raise DataError(
             f"No images ({', '.join(SUFFIXES)}) in the class folders of {folder.resolve()}"
@@ -173,11 +180,11 @@ def walk(folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset()) -
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if is_hidden(entry.name):
             left_out.reasons["hidden, or of the system"] += 1
-        elif entry.is_dir():
+        elif _holds(entry.is_dir):
             yield from walk(Path(entry.path), left_out, above)
         elif not is_image(entry.name):
             left_out.add(entry.name)
-        elif not entry.is_file():
+        elif not _holds(entry.is_file):
             left_out.reasons["links to nothing"] += 1
         else:
             yield entry.path
@@ -190,6 +197,19 @@ def is_hidden(name: str) -> bool:
 
 def is_image(name: str) -> bool:
     return not is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def place(path: str | Path) -> Path:
+    """A path without ~ and $VARIABLE. Raises UsageError for a variable that is not set."""
+    try:
+        return Path(expanded(str(path)))
+    except ValueError as e:
+        raise UsageError(f"data_loader: {path}: {e}") from e
+
+
+def normal(name: str) -> str:
+    """macOS decomposes letters such as é and 한 in file names; other systems and tables mostly have them composed."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def count(samples: Sequence[Sample], num_classes: int) -> list[int]:
@@ -205,11 +225,26 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[str]:
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _holds(entry.is_dir)]
+
+
+def _holds(is_kind: Callable[[], bool]) -> bool:
+    """is_kind: `is_dir` or `is_file` of a DirEntry, which fails for a link to itself."""
+    try:
+        return is_kind()
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+        return False
+
+
+def _has_images(folder: Path) -> bool:
+    return any(is_image(entry.name) for entry in _entries(folder))
 
 
 def _without_parts(data_dir: Path) -> Path:
-    """data_dir itself, as the folder of class folders. Raises DataError if it has other parts, or is one folder up."""
+    """data_dir itself, as the folder of class folders. Raises DataError if it has other parts, is one folder up, or has
+    parts without class folders."""
     others = [part for names in (VALID, TEST) if (part := part_folder(data_dir, names, None))]
     if others:
         raise DataError(
@@ -222,6 +257,14 @@ def _without_parts(data_dir: Path) -> Path:
                 f"{data_dir.resolve()} has no class folders of its own, but {name}/{inner.name}/ has: set "
                 f"data_loader.args.data_dir={data_dir / name}"
             )
+    parts = [name for name in _folders(data_dir) if PART.fullmatch(name)]
+    if parts and not any(_has_images(data_dir / name) for name in _folders(data_dir) if name not in parts):
+        raise DataError(
+            f"{data_dir.resolve()} has {' and '.join(f'{name}/' for name in parts)}, but no class folders in them. Put "
+            f"the images of each class into a folder of its name, such as {data_dir / 'train' / 'cat' / '1.jpg'}; for "
+            f"images with a table of their labels, use ImageTableDataLoader; where {parts[0]} is a class, set "
+            f"data_loader.args.train_folder=."
+        )
     return data_dir
 
 

@@ -1,9 +1,8 @@
 """A table of images: a CSV file with a column of file names, and columns of labels or numbers."""
 
 import csv
-import math
 import os
-import unicodedata
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,13 +12,19 @@ from torch import Tensor
 
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
-from data_loader.engine.image_files import TEST, TRAIN, VALID, Sample, counts, is_image
+from data_loader.engine.image_files import TEST, TRAIN, VALID, Sample, counts, is_image, normal
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
 T = TypeVar("T")
 SHOWN = 5  # missing files that an error lists
 SHOWN_LABELS = 10
+DIGITS = 18  # of an int64
+INTEGER = re.compile(rf"-?\d{{1,{DIGITS}}}")
+WHOLE = re.compile(r"(-?\d+)\.0*")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+LARGEST = torch.finfo(torch.float32).max
+LOGICAL = {"true": 1.0, "false": 0.0}  # as pandas writes them
 PARTS = {"train": TRAIN, "valid": (*VALID, "dev"), "test": TEST}  # values of a column that splits the rows
 
 
@@ -72,14 +77,25 @@ class Table:
             return list(known)
         values = self.parsed(column, lambda value: split(value, is_list), "a label")
         found = {label for labels in values for label in labels}
-        integers = all(label.isdecimal() for label in found)
-        return sorted(found, key=int) if integers else sorted(found)
+        are_numbers = all(NUMBER.fullmatch(label) for label in found)
+        return sorted(found, key=lambda label: (float(label), label)) if are_numbers else sorted(found)
+
+    def whole_numbers(self, name: str, known: Sequence[str] | None) -> "Table":
+        """The same rows with labels 1.0, 2.0 as 1, 2, if all are whole; pandas writes a column with gaps so. `known`
+        labels stay as they are."""
+        values, found = self.column(name), set(self.column(name)).difference(known or ())
+        short = {value: match[1] for value in found if (match := WHOLE.fullmatch(value))}
+        if not all(value in short or INTEGER.fullmatch(value) for value in found):
+            return self
+        return Table(self.path, {**self.columns, name: [short.get(value, value) for value in values]}, self.rows)
 
     def numbers(self, columns: Sequence[str], expected: str, low: float, high: float) -> Tensor:
         """float32 [N, K] of the numbers in K columns."""
 
         def number(value: str) -> float:
-            if not low <= (parsed := float(value)) <= high or not math.isfinite(parsed):
+            parsed = LOGICAL.get(value.lower())
+            parsed = float(value) if parsed is None else parsed
+            if not low <= parsed <= high:  # nor nan
                 raise ValueError
             return parsed
 
@@ -138,6 +154,7 @@ class Columns(NamedTuple):
         """(path, target) of each row, and the facts. known: the class names of the training, in testing."""
         paths = table.files(self.image, self.folder, self.suffix)
         if self.label is not None:
+            table = table.whole_numbers(self.label, known)
             names = table.names(self.label, known)
             number = {name: i for i, name in enumerate(names)}
             classes = [number[value] for value in table.column(self.label)]
@@ -152,7 +169,7 @@ class Columns(NamedTuple):
             facts = class_facts(names) | {"class_counts": per_label}
             return list(zip(paths, values, strict=True)), facts
         names = [self.targets] if isinstance(self.targets, str) else list(self.targets or ())
-        values = table.numbers(names, "a number", -math.inf, math.inf)
+        values = table.numbers(names, "a number", -LARGEST, LARGEST)
         low, high = values.amin(dim=0).tolist(), values.amax(dim=0).tolist()
         each = ", ".join(f"{name} {a:g} to {b:g}" for name, a, b in zip(names, low, high, strict=True))
         log.info(f"{table.path}: {len(paths):,} images with {each}")
@@ -185,7 +202,6 @@ class Tables(NamedTuple):
         columns.check()
         if not training:
             rows, facts = columns.samples(self._test(), known)
-            facts.pop("class_counts", None)  # those of the training count
             return Rows(rows, None, {}, facts)
         table = self._train()
         samples, facts = columns.samples(table, None)
@@ -224,9 +240,11 @@ class Tables(NamedTuple):
 
 
 def _numbers(values: list[str]) -> list[Any]:
-    """The values as numbers, if all are."""
+    """The values as integers or as numbers, if all are; those with too many digits stay as they are."""
+    if all(INTEGER.fullmatch(value) for value in values):
+        return [int(value) for value in values]
     try:
-        return [float(value) for value in values]
+        return [float(value) for value in values] if max(map(len, values)) <= DIGITS else values
     except ValueError:
         return values
 
@@ -239,7 +257,7 @@ def read_table(path: Path) -> Table:
         with open(path, newline="", encoding="utf-8-sig") as file:
             header = file.readline()
             file.seek(0)
-            separator = max(",;\t", key=header.count)
+            separator = max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)
             lines = [(number, line) for number, line in enumerate(csv.reader(file, delimiter=separator), 1)]
     except UnicodeDecodeError as e:
         raise DataError(f"{path} is not in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from e
@@ -249,7 +267,7 @@ def read_table(path: Path) -> Table:
     if len(lines) < 2:
         raise DataError(f"{path} has {len(lines)} rows; give one with the names of the columns, and one for each image")
     names = lines[0][1]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in names if name and names.count(name) > 1}):  # a table program leaves some empty
         raise DataError(f"{path}, row 1: several columns are called {twice[0]!r}; give each a name of its own")
     for number, line in lines:
         if len(line) != len(names):
@@ -265,7 +283,7 @@ def split(value: str, separator: str | None) -> list[str]:
     """The labels in a value; ["the value"] without a separator."""
     if separator is not None:
         return [label.strip() for label in value.split(separator) if label.strip()]
-    if not value:
+    if not value or value.lower() == "nan":
         raise ValueError
     return [value]
 
@@ -282,7 +300,7 @@ class _Finder:
         if inside not in self._folders:
             self._folders[inside] = self._list(inside)
         names, stems = self._folders[inside]
-        base = _normal(base)
+        base = normal(base)
         found = names.get(base) or (names.get(base + self.suffix) if self.suffix else None)
         if found is None and not self.suffix and len(stems.get(base, ())) == 1:
             found = stems[base][0]
@@ -294,10 +312,5 @@ class _Finder:
         names = os.listdir(folder) if os.path.isdir(folder) else []
         stems: dict[str, list[str]] = {}
         for name in filter(is_image, names):
-            stems.setdefault(_normal(os.path.splitext(name)[0]), []).append(name)
-        return {_normal(name): name for name in names}, stems
-
-
-def _normal(name: str) -> str:
-    """macOS decomposes letters such as é and 한 in file names; tables mostly have them composed."""
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+            stems.setdefault(normal(os.path.splitext(name)[0]), []).append(name)
+        return {normal(name): name for name in names}, stems

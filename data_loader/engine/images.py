@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_loader.engine.augmentation import Augmented, InOrder, OfBatches, Transform, of_image
+from data_loader.engine.augmentation import Augmented, InOrder, OfBatches, Transform, normalize_in, of_image
+from data_loader.engine.changes import log
+from data_loader.engine.decode import ImageFile, pixels, resize
+from utils.errors import UsageError
 from utils.seed import sample_keys
 from utils.tensors import to_device
 
@@ -24,6 +27,11 @@ class Normalize:
         self.channels = [(torch.tensor(-m / s), 1 / (s * max_value)) for m, s in zip(mean, std, strict=True)]
 
     def __call__(self, images: Tensor) -> Tensor:
+        if len(self.channels) > 1 and images.shape[1] != len(self.channels):
+            raise ValueError(
+                f"the images have {images.shape[1]} channels, but mean and std are of {len(self.channels)}; keep the "
+                f"channels, or let transforms and eval_transforms end with floats, which stay as they are"
+            )
         images = images.float()
         if 0 in images.stride():  # expand() made channels that share memory
             images = images.contiguous()
@@ -37,12 +45,41 @@ class NormalizeBatch:
     """A `batch_transform`: normalizes the uint8 images of a batch (images, labels) by `mean` and `std`. Floats, which
     transforms of a config have made, stay as they are."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+    changes_by_itself = ("dtypes",)  # nothing that samples depend on
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], transforms: Sequence[Transform] | None = None):
+        """transforms: those of training. Raises UsageError for values of 0..255."""
+        if max(mean) > 1 or min(std) <= 0:
+            raise UsageError(
+                f"data_loader: mean is {list(mean)} and std is {list(std)}; give those of values 0..1 (divide by 255), "
+                f"and std more than 0"
+            )
         self.normalize = Normalize(mean, std)
+        own = normalize_in(transforms or ())
+        self.agrees = bool(own) and (tuple(own[-1].mean), tuple(own[-1].std)) == (tuple(mean), tuple(std))
+        self.dtypes = set[torch.dtype]()
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch
+        if images.dtype not in self.dtypes:
+            self.dtypes.add(images.dtype)
+            if len(self.dtypes) > 1 and torch.uint8 in self.dtypes and not self.agrees:
+                log.warning(
+                    f"data_loader: the images of training and evaluation are normalized differently: some are floats, "
+                    f"which stay as transforms make them, and some uint8, normalized by mean {self.normalize.mean} and "
+                    f"std {self.normalize.std}. Leave out what makes floats (ToDtype, Normalize; mean and std are "
+                    f"options of the loader), or list the same in eval_transforms"
+                )
         return (self.normalize(images) if images.dtype == torch.uint8 else images), labels
+
+
+def read_gray(paths: Sequence[str], size: int) -> Tensor:
+    """Image files, each resized to a square: uint8 [N, 1, size, size]"""
+    images = []
+    for path in paths:
+        with ImageFile(path) as file:
+            images.append(resize(pixels(file.rgb().convert("L").convert("RGB")), size, size)[:1])
+    return torch.stack(images)
 
 
 class ImageTensors(Dataset):

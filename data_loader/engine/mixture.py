@@ -174,16 +174,31 @@ def _shares(loaders: dict[str, BaseDataLoader], weights: dict[str, float] | None
 
 
 def _shared(loaders: dict[str, BaseDataLoader], option: str) -> Any:
-    """What all loaders have in common: they are of one class, or it is the same object."""
+    """What all loaders have in common: they are of one class, or it is the same object, or it normalizes alike."""
     found = {name: getattr(loader, option) for name, loader in loaders.items()}
     first, *others = found.values()
-    if any(other is not first for other in others) and len({type(loader) for loader in loaders.values()}) > 1:
+    normalized = {name: _normalization(value) for name, value in found.items()}
+    if None not in normalized.values():
+        if len(set(normalized.values())) > 1:
+            raise UsageError(
+                f"data_loader: loaders with several means and stds cannot be mixed ({normalized}), as a batch has "
+                f"samples of all; give all the same mean and std"
+            )
+    elif any(other is not first for other in others) and len({type(loader) for loader in loaders.values()}) > 1:
         have = ", ".join(name for name, value in found.items() if value is not None)
         raise UsageError(
             f"data_loader: loaders of several classes cannot be mixed, as their {option} differs (of {have}), and a "
             f"batch has samples of all; let each sample come in the same form from its data set, without a {option}"
         )
     return first
+
+
+def _normalization(transform: Any) -> tuple[Any, ...] | None:
+    """The kind, mean and std of a batch_transform that normalizes images; None for any other."""
+    normalize: Any = getattr(transform, "normalize", None)
+    if not hasattr(normalize, "mean"):
+        return None
+    return type(transform).__name__, tuple(normalize.mean), tuple(normalize.std)
 
 
 def _facts(loaders: dict[str, BaseDataLoader]) -> dict[str, Any]:

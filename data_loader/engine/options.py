@@ -15,6 +15,8 @@ def by_name(datasets: Any) -> dict[str, Any]:
 
 
 def check_options(loader: Any, validation_split: float | int, folds: int | None) -> None:
+    if loader.batch_size < 1:
+        raise UsageError(f"data_loader: batch_size is {loader.batch_size}; give 1 or more")
     if loader.prefetch < 1:
         raise UsageError(f"data_loader: prefetch is {loader.prefetch}; give 1 or more batches per worker")
     for name, dataset in by_name(loader.valid_dataset).items():
@@ -51,8 +53,6 @@ def _check_resident(loader: Any) -> None:
 
 
 def check_batch_size(loader: Any) -> None:
-    if loader.batch_size < 1:
-        raise UsageError(f"data_loader: batch_size is {loader.batch_size}; give 1 or more")
     if loader.batch_size > len(loader.samples):
         held_out = len(loader._validation)
         why = f" ({len(loader.dataset)} minus {held_out} for validation)" if held_out else ""

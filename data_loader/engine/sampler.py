@@ -98,6 +98,10 @@ class StepSampler:
             if len(samples):
                 yield 0, samples
 
+    def batch(self, k: int) -> np.ndarray:
+        """The positions of a whole batch of such a pass, over all ranks."""
+        return np.arange(self._start(k), self._start(k + 1))
+
     def _start(self, k: int) -> int:
         """The first position of step k of an epoch."""
         return k * self.n // self.num_steps

@@ -111,7 +111,7 @@ def split_evenly(
         units = f"{n} samples" if groups is None else f"{n} samples in {len(np.unique(groups))} groups"
         raise UsageError(
             f"data_loader: {units} cannot be dealt into parts of {' and '.join(map(str, sorted(set(shares))))}: one "
-            f"of the {len(shares)} would be empty; give fewer folds, or a larger validation_split"
+            f"of the {len(shares)} would be empty; give fewer folds, a larger validation_split, or smaller groups"
         )
     train, held_out = np.flatnonzero(part != which), np.flatnonzero(part == which)
     return Samples(len(train), train), Samples(len(held_out), held_out)
@@ -119,7 +119,7 @@ def split_evenly(
 
 def _classes(labels: np.ndarray) -> np.ndarray:
     """Labels as numbers from 0; those with fractions in ten classes of equal size, in order."""
-    if labels.dtype.kind == "f":
+    if labels.dtype.kind == "f" and (labels % 1 != 0).any():  # nor are nan and inf whole
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0.1, 0.9, 9)), labels)
     return np.unique(labels, return_inverse=True)[1].reshape(-1)
 

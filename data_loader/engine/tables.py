@@ -43,6 +43,19 @@ class Table:
             )
         return self.part(there)
 
+    def with_any_target(self, target: str, value: Any) -> "Table":
+        """The same rows, of which nothing is known: all have this value as target."""
+        import polars as pl
+
+        return Table(self.path, self.data.with_columns(pl.lit(value).alias(target)), self.rows)
+
+    def as_text(self) -> dict[str, list[str]]:
+        """All columns, "" where a value is missing."""
+        import polars as pl
+
+        columns = self.data.columns
+        return {n: self.data[n].cast(pl.String, strict=False).fill_null("").to_list() for n in columns}
+
     def series(self, name: str) -> Any:
         """A column; DataError: there is none of this name."""
         names = self.data.columns

@@ -3,7 +3,7 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,12 @@ class LabeledTexts:
 
 
 def read_table(
-    path: Path, text: str, label: str, separator: str | None, quotes: bool | None, encoding: str
+    path: Path, text: str, label: str | None, separator: str | None, quotes: bool | None, encoding: str
 ) -> LabeledTexts:
-    """A table with a header. Raises DataError for what is no table of texts and labels."""
+    """A table with a header. label: None: there is none, and each is "".
+
+    Raises DataError for what is no table of texts and labels.
+    """
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
     separator = separator or ("\t" if path.suffix.lower() in (".tsv", ".tab", ".txt") else ",")
@@ -38,14 +41,15 @@ def read_table(
     content = read_text(path, encoding)
     rows = _quoted(path, content, separator) if quotes else _plain(content, separator)
     header = [name.strip() for name in next(rows, (1, []))[1]]
-    for name in (text, label):
+    for name in (text,) if label is None else (text, label):
         if header.count(name) != 1:
             raise DataError(_no_column(path, name, header, separator))
     texts, labels, fields_of, places = list[str](), list[str](), list[list[str]](), list[str]()
     for line, fields in rows:
         if len(fields) != len(header):
             raise DataError(_wrong_width(path, line, len(fields), len(header), separator, quotes))
-        if not (name := fields[header.index(label)].strip()):
+        name = "" if label is None else fields[header.index(label)].strip()
+        if not name and label is not None:
             raise DataError(f"{path}, line {line}: no label in the column '{label}'; give it one, or remove the row")
         texts.append(fields[header.index(text)])
         labels.append(name)
@@ -55,6 +59,36 @@ def read_table(
         raise DataError(f"{path} has no rows; it needs a header and a row for each text")
     columns = {name: list(values) for name, values in zip(header, zip(*fields_of, strict=True), strict=True)}
     return LabeledTexts(texts, labels, columns, places)
+
+
+def read_unlabeled(
+    predict: Sequence[str], text: str, separator: str | None, quotes: bool | None, encoding: str
+) -> LabeledTexts:
+    """What predict.py is given: a table, .txt files (a text in each line), folders of .txt files (each a text), or the
+    texts themselves."""
+    kinds = {path: Path(path).suffix.lower() for path in predict if "\n" not in path and len(path) < 256}
+    if tables := [path for path, kind in kinds.items() if kind in (".csv", ".tsv", ".tab")]:
+        if len(predict) > 1:
+            raise DataError(f"{tables[0]} is a table, and {len(predict) - 1} more are given; give one table alone")
+        return read_table(Path(tables[0]), text, None, separator, quotes, encoding)
+    texts, places = list[str](), list[str]()
+    for given in predict:
+        if given.strip() and given in kinds and Path(given).is_dir():
+            files = sorted(Path(given).rglob("*.txt"))
+            texts += [read_text(path, encoding).strip("\n") for path in files]
+            places += [path.relative_to(given).as_posix() for path in files]
+        elif kinds.get(given) == ".txt":
+            if not Path(given).is_file():
+                raise DataError(f"there is no file {Path(given).resolve()}; give a .txt file, a table or a text")
+            lines = read_text(Path(given), encoding).strip("\n").split("\n")
+            texts += lines
+            places += [str(i) for i in range(len(places) + 1, len(texts) + 1)]
+        else:
+            texts.append(given)
+            places.append(str(len(texts)))
+    if not texts:
+        raise DataError(f"no .txt files in {', '.join(predict)}; give another folder, a table or a text")
+    return LabeledTexts(texts, [""] * len(texts), {"id": places, "text": texts}, places)
 
 
 def read_folders(folder: Path, encoding: str) -> LabeledTexts:

@@ -25,7 +25,7 @@ def weighting_of(loader: Any, balanced: bool, given: Any) -> Weighting | None:
         return None
     check_order(loader)
     taken = loader.samples(np.arange(len(loader.samples)))
-    if given is not None and not isinstance(given, (list, tuple, Mapping)):
+    if (given is not None and not isinstance(given, (list, tuple, Mapping))) or _is_by_sample(loader, given):
         if balanced:
             raise UsageError(
                 "data_loader: balanced is true, and weights has a weight for each sample; give one of the two, or "
@@ -34,10 +34,12 @@ def weighting_of(loader: Any, balanced: bool, given: Any) -> Weighting | None:
         return by_sample(_of_samples(loader, given)[taken])
     labels = labels_of(loader)[taken]
     if labels.dtype.kind == "f":
-        raise UsageError(
-            "data_loader: the labels are not integers or strings, so they name no classes, which balanced and weights "
-            "by class need; give weights for each sample, or the data set another attribute `labels`"
-        )
+        if not np.isfinite(labels).all() or (labels % 1).any():
+            raise UsageError(
+                "data_loader: the labels have fractions, so they name no classes, which balanced and weights by class "
+                "need; give weights for each sample, or the data set another attribute `labels`"
+            )
+        labels = labels.astype(np.int64)  # 0.0 and 1.0, for a loss such as BCEWithLogitsLoss
     found, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     names = [_name(loader, label) for label in found.tolist()]
     weights = _of_classes(loader, given, found, names)
@@ -76,6 +78,12 @@ def report(names: Sequence[str], expected: np.ndarray, counts: Sequence[int] | n
 
 def _what(n: int) -> str:
     return f"data_loader: each epoch draws {n:,} samples by weight, so some several times"
+
+
+def _is_by_sample(loader: Any, given: Any) -> bool:
+    """A list that is as long as the data set, and not one weight per class?"""
+    n = loader.facts.get("num_classes")
+    return isinstance(given, (list, tuple)) and isinstance(n, int) and len(given) == len(loader.dataset) != n
 
 
 def _of_samples(loader: Any, given: Any) -> np.ndarray:

@@ -343,9 +343,9 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     "kind, words",
     [
-        ("Plain", None),
+        pytest.param("Plain", None, marks=pytest.mark.slow),
         ("NoGetState", "sent to the data loader's workers: OSError: the file is closed"),
-        ("NoSetState", "sent to the data loader's workers: ValueError: cannot open it again"),
+        pytest.param("NoSetState", "workers: ValueError: cannot open it again", marks=pytest.mark.slow),
         ("Holding", "could not be sent to the data loader's workers: "),
     ],
 )

@@ -2,6 +2,7 @@
 and two steps train."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,30 +15,60 @@ import new_project
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = {  # its files, without its tests
     "ema": ["trainer/callbacks/ema.py"],
+    "swa": ["trainer/callbacks/swa.py"],
+    "gradient norm": ["trainer/callbacks/grad_norm.py"],
+    "gradient checkpointing": ["trainer/callbacks/gradient_checkpointing.py"],
+    "layer statistics": ["trainer/callbacks/layer_statistics.py"],
+    "averaging checkpoints": ["soup.py"],
+    "tensorboard": ["logger/tensorboard.py", "logger/hparams.py", "logger/projector.py"],
+    "trackers": ["logger/csv.py", "logger/wandb.py", "logger/trackio.py", "logger/mlflow.py"],
+    "figures": ["logger/figures.py", "trainer/engine/class_outputs.py", *(f"trainer/callbacks/{name}.py" for name in (
+        "confusion_matrix", "mistakes", "predictions", "per_class_accuracy", "pr_curves", "embeddings", "histograms",
+        "gpu_memory", "profiler"))],
+    "range tests": ["find.py", "trainer/engine/range_tests.py"],
+    "freezing": ["trainer/callbacks/freeze.py", "config/ants_bees.yaml"],
     "generated images": ["trainer/callbacks/generated_images.py", "config/gan.yaml"],
     "gan": ["trainer/gan_trainer.py", "model/gan.py", "config/gan.yaml", "trainer/callbacks/generated_images.py"],
     "all callbacks": ["trainer/callbacks", "config/gan.yaml", "config/shakespeare.yaml"],
     "images": ["data_loader/vision.py", "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml",
+               "config/mnist_vit.yaml",
                "config/victoresque.json"],
     "transforms of images": ["data_loader/vision.py", "data_loader/data_loaders.py", "data_loader/transforms.py",
-                             "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml",
+                             "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml", "config/mnist_vit.yaml",
                              "config/victoresque.json", "config/digits.yaml"],
     "the gallery of image models": ["model/vision.py", "config/digits.yaml", "config/mnist.yaml",
-                                    "config/mnist_best.yaml"],
+                                    "config/mnist_best.yaml", "config/mnist_vit.yaml"],
     "tables": ["data_loader/tabular.py", "data_loader/engine/tables.py", "model/tabular.py", "config/penguins.yaml",
                "data_loader/penguins"],
     "audio": ["data_loader/audio.py", "model/audio.py", "config/spoken_digits.yaml"],
     "segmentation": ["data_loader/segmentation.py", "data_loader/engine/draw_shapes.py", "model/segmentation.py",
                      "config/segmentation.yaml"],
-    "texts": ["data_loader/text.py", "data_loader/engine/tokens.py", "data_loader/engine/text_files.py",
-              "model/text.py", "trainer/callbacks/generated_text.py", "config/nsmc.yaml", "config/shakespeare.yaml"],
+    "hugging face": ["data_loader/hugging_face.py"],
+    "numpy files": ["data_loader/arrays.py"],
+    "tar files": ["data_loader/tar_shards.py"],
+    "texts": ["data_loader/text.py", "data_loader/engine/text_files.py", "model/text.py",
+              "trainer/callbacks/generated_text.py", "config/nsmc.yaml", "config/shakespeare.yaml"],
+    "predictions and export": ["predict.py", "trainer/inference", "export.py", "trainer/export", "examples", "sweep.py",
+                               "trainer/sweep"],
+    "export": ["export.py", "trainer/export"],
+    "sweeps": ["sweep.py", "utils/sweep", "trainer/sweep", "config/sweep"],
     "fsdp": ["trainer/parallel/fsdp.py", "trainer/checkpoint/shards.py"],
     "exact ranks": ["trainer/parallel/exact_ranks.py"],
-    "shortcuts through torch": ["trainer/engine/torch_internals.py"],
+    "troubleshooting": ["utils/troubleshooting"],
+    "the report on runs": ["logger/report"],
+    "shortcuts through torch": ["trainer/engine/torch_internals.py", "trainer/export/torch_internals.py"],
     "your schedules": ["trainer/optim.py", "config/digits.yaml", "config/mnist.yaml", "config/mnist_best.yaml",
+                       "config/mnist_vit.yaml",
                        "config/segmentation.yaml", "config/penguins.yaml", "config/spoken_digits.yaml",
                        "config/nsmc.yaml", "config/shakespeare.yaml"],
 }  # fmt: skip
+
+ALONE = [  # parts that nothing imports, so that each can go without the others
+    f"{package}.{path.stem}"
+    for package in ("logger", "trainer.callbacks")
+    for path in (ROOT / package.replace(".", "/")).glob("*.py")
+    if path.stem in ("csv", "wandb", "trackio", "mlflow") or (package != "logger" and path.stem != "__init__")
+]
 
 MODULES = """
 import importlib, pathlib
@@ -71,6 +102,15 @@ metrics: [accuracy]
 optimizer: {type: AdamW, args: {lr: 0.01}}
 trainer: {max_steps: 2}
 """
+
+
+@pytest.mark.parametrize("module", ALONE)
+def test_nothing_imports_a_writer_or_a_callback(module: str) -> None:
+    package, _, name = module.rpartition(".")
+    for room in ("utils", "logger", "data_loader", "model", "trainer"):
+        for path in (ROOT / room).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(rf"(from|import) {re.escape(module)}\b|from {package} import .*\b{name}\b", text), path
 
 
 @pytest.mark.slow

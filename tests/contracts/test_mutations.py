@@ -13,6 +13,12 @@ from utils.config.files import Loader
 
 FOLDER = Path(__file__).resolve().parents[2] / "config"
 CONFIGS = sorted(f.name for f in FOLDER.iterdir() if f.suffix in (".yaml", ".json") and f.name != "schema.json")
+IMPORTING = {
+    "ants_bees.yaml",
+    "mnist_best.yaml",
+    "mnist_vit.yaml",
+    "nsmc.yaml",
+}  # take seconds, most of them for imports
 
 
 COLUMNS = {"index"}  # keys that name a column of the data, which is not read here
@@ -42,7 +48,9 @@ def typos(word: str) -> Iterator[str]:
         yield word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in IMPORTING else name for name in CONFIGS]
+)
 def test_every_typo_is_caught(name: str, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "config")  # with the files that `base:` names
     file = tmp_path / "config" / name

@@ -231,7 +231,7 @@ def image_folder(folder: Path, workers: int) -> BaseDataLoader:
     return ImageFolderDataLoader(str(folder), batch_size=4, size=16, num_workers=workers)
 
 
-@pytest.mark.parametrize("make", [digits, mnist, image_folder])
+@pytest.mark.parametrize("make", [digits, pytest.param(mnist, marks=pytest.mark.slow), image_folder])
 def test_spawned_workers_read_the_same_batches(
     make: Callable[[Path, int], BaseDataLoader], small_mnist: Path, spawn: None
 ) -> None:

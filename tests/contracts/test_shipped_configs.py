@@ -37,6 +37,14 @@ def test_runs(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureF
         argv.append(f"data_loader.args.{key}={FOLDER.parents[1] / 'shared/data' / path}")
     if name == "spoken_digits.yaml":
         argv.append(f"data_loader.args.data_dir={request.getfixturevalue('spoken_digits_dir')}")
+    if name == "ants_bees.yaml":
+        pytest.importorskip("timm", reason="needs timm: make extra NAME=timm")
+        shared = FOLDER.parents[1] / "shared/data"
+        if not (shared / "ants_bees").exists() or not (shared / "weights").exists():
+            pytest.skip("needs ../shared/data/ants_bees and ../shared/data/weights")
+        argv += [f"init_from={shared}/weights/tf_efficientnet_lite0.pth", "data_loader.args.test_folder=test"]
+        argv += [f"data_loader.args.data_dir={shared}/ants_bees", "data_loader.args.cache=false"]
+        argv += ["data_loader.args.size=64"]
     if name == "segmentation.yaml":
         from data_loader.engine import draw_shapes
 

@@ -21,11 +21,12 @@ def test_digits_split_and_values() -> None:
 
 def test_digits_state_their_classes() -> None:
     names = [str(digit) for digit in range(10)]
-    facts = DigitsDataLoader(validation_split=300).facts
+    facts = DigitsDataLoader().facts
     assert facts == {"num_classes": 10, "class_names": names, "class_counts": facts["class_counts"]}
     assert facts["class_counts"] == [151, 151, 150, 153, 148, 152, 151, 149, 146, 149]
+    assert sum(DigitsDataLoader(validation_split=300).facts["class_counts"]) == 1200
     assert all(type(count) is int for count in facts["class_counts"])
-    assert DigitsDataLoader(training=False).facts == {"num_classes": 10, "class_names": names}
+    assert DigitsDataLoader(training=False).for_testing().facts == {"num_classes": 10, "class_names": names}
 
 
 def test_augmentation_is_a_function_of_seed_epoch_and_sample() -> None:

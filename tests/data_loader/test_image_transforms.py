@@ -15,7 +15,7 @@ from data_loader.vision import Cifar10DataLoader, ImageFolderDataLoader, MnistDa
 from tests.data_loader.batches import first, whole
 from tests.data_loader.test_vision import small_mnist
 from utils.config import load
-from utils.errors import UsageError
+from utils.errors import SampleError, UsageError
 from utils.seed import keys_of
 
 __all__ = ["small_mnist"]
@@ -136,3 +136,45 @@ def test_cifar10_has_a_list_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hasattr(fast.dataset, "__getitems__")
     assert first(fast)[0].shape == first(slow)[0].shape == (10, 3, 32, 32)
     assert not torch.equal(first(fast)[0], first(slow)[0])
+
+
+def test_training_and_evaluation_that_are_normalized_differently_are_warned_of(photos: Path, caplog: Any) -> None:
+    to_float = [RandomResizedCrop(16), v2.ToDtype(torch.float32, scale=True)]
+    normalize = v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    for options, warns in (
+        ({}, False),
+        ({"transforms": to_float}, True),
+        ({"transforms": [*to_float, normalize]}, False),
+        ({"transforms": [*to_float, normalize], "mean": (0.5, 0.5, 0.5)}, True),
+        ({"transforms": to_float, "eval_transforms": [CenterCrop(16), v2.ToDtype(torch.float32, scale=True)]}, False),
+    ):
+        caplog.clear()
+        loader = folder(photos, validation_split=4, **options)
+        first(loader)
+        whole(loader.split_validation())
+        assert ("training and evaluation are normalized differently" in caplog.text) == warns
+
+
+def test_what_normalization_cannot_be_is_refused(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"mean is \[124, 116, 104\] and std is .*; give those of values 0\.\.1"):
+        folder(photos, mean=(124, 116, 104))
+    with pytest.raises(UsageError, match="and std more than 0"):
+        folder(photos, std=(0, 0, 0))
+    with pytest.raises(SampleError, match="the images have 1 channels, but mean and std are of 3; keep the channels"):
+        first(folder(photos, transforms=[RandomResizedCrop(16), v2.Grayscale()]))
+    with pytest.raises(UsageError, match="CenterCrop: size is 0; give 1 or more"):
+        folder(photos, size=0)
+    with pytest.raises(UsageError, match=r"size is 16 and min_area is 1\.5"):
+        folder(photos, min_area=1.5)
+
+
+def test_pictures_that_a_transform_makes_go_to_the_next(photos: Path) -> None:
+    def turned(image: Any) -> Any:
+        return image.rotate(90)
+
+    crop = v2.CenterCrop(16)
+    images, _ = first(folder(photos, transforms=[crop, v2.ToPILImage(), turned, RandomCropFlip(crop=1)]))
+    expected, _ = first(folder(photos, transforms=[crop, lambda image: image.rot90(1, (1, 2)), RandomCropFlip(crop=1)]))
+    assert torch.equal(images, expected)
+    with pytest.raises(SampleError, match=r"turned failed for uint8 .*list ToPILImage before one that is for pictures"):
+        first(folder(photos, transforms=[turned]))

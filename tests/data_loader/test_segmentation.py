@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from data_loader.engine import draw_shapes
 from data_loader.segmentation import SegmentationDataLoader
 from tests.data_loader.batches import first, whole
 from tests.tiny import tiny
-from utils.errors import DataError, SampleError
+from utils.errors import DataError, SampleError, UsageError
 
 __all__ = ["tiny"]
 
@@ -108,14 +110,14 @@ def test_masks_with_a_palette_or_other_values(tmp_path: Path) -> None:
             r"0\.png\) could not be read: .*has the value 9, but there are 2 classes, 0 to 1, and 255",
         ),
         (np.zeros((40, 64)), r"the image is \[48, 64\], its mask .*masks/in/0\.png is \[40, 64\]"),
-        (np.zeros((48, 64, 3)), r"is a mask of mode RGB; give one channel with a class number for each pixel"),
+        (np.eye(64)[:48, :, None] * [1, 0, 0], r"is a mask of mode RGB with colors; give one channel with a class"),
     ],
 )
 def test_a_wrong_mask_is_named(squares: Path, mask: np.ndarray, message: str) -> None:
     Image.fromarray(mask.astype(np.uint8)).save(squares / "test/masks/in/0.png")
     for name in ("1", "2"):
         write(squares / "test", f"in/{name}", np.ones((48, 64)))
-    with pytest.raises(SampleError, match=message):
+    with pytest.raises((SampleError, DataError), match=message):
         whole(load(squares, training=False, classes=2))
 
 
@@ -141,3 +143,44 @@ def test_drawn_shapes_are_learned(tmp_path: Path, tiny: Any) -> None:
     points = tiny.points("valid")
     assert points[-1]["loss"] < points[0]["loss"]
     assert 0.1 < points[-1]["MeanIoU"] < 1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F"])
+def test_gray_masks_in_other_modes(squares: Path, mode: str) -> None:
+    usual = first(load(squares, classes=4))
+    for path in squares.glob("train/masks/in/*.png"):
+        with Image.open(path) as mask:
+            mask.convert(mode).save(path.with_suffix(".tif"))
+        path.unlink()
+    for one, two in zip(first(load(squares, classes=4)), usual, strict=True):
+        assert torch.equal(one, two)
+
+
+def test_masks_of_0_and_255_alone_are_not_taken_as_ignored(squares: Path) -> None:
+    """Else the loss would be 0 and mIoU 1."""
+    for path in squares.glob("train/masks/in/*.png"):
+        with Image.open(path) as mask:
+            binary = mask.point(lambda value: 255 if value == 1 else 0)
+        binary.save(path)
+    for classes in (None, ["background", "square"]):
+        with pytest.raises(DataError, match=r"have no values but 0 and 255, which .* set .*values=\[0,255\] where it"):
+            load(squares, classes=classes)
+    assert load(squares, values=[0, 255]).facts["num_classes"] == 2
+    assert load(squares, values=[0, 1]).facts["num_classes"] == 2
+    for path in squares.glob("train/masks/in/*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(DataError, match=r"0\.jpg is a mask in JPEG, which changes class numbers; save masks as PNG"):
+        load(squares)
+
+
+def test_floats_are_not_normalized_again(squares: Path) -> None:
+    to_float = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
+    images, masks = first(load(squares, classes=4, transforms=[to_float]))
+    usual = first(load(squares, classes=4))
+    torch.testing.assert_close(images, usual[0], rtol=0, atol=1e-6)  # by a mean of 0 and a std of 1
+    assert torch.equal(masks, usual[1])
+
+
+def test_a_mask_is_no_label(squares: Path) -> None:
+    with pytest.raises(UsageError, match="samples of a ImagesAndMasks have no single label each that is known"):
+        load(squares, classes=4, balanced=True).weighting  # noqa: B018

@@ -275,7 +275,6 @@ def test_quoted_fields(tmp_path: Path) -> None:
         ("x,kind\n1,NA\n2,\n", {}, r"the target 'kind' is missing in all rows"),
         ("x,kind\n1,a\n2,b\n3,c\n", {"fold": 0, "folds": 3}, r"column 'kind': the class '.' is in no training sample"),
         (b"PK\x03\x04\x14\x00\xff", {}, r"t.csv, line 1: the byte 0xff is not utf-8"),
-        (SMALL, {"batch_size": 5}, r"batch_size 5 is more than the 4 samples of the data set"),
     ],
 )  # fmt: skip
 def test_one_clear_line(content: Any, options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -349,6 +349,7 @@ def test_lines(lines: Path) -> None:
     assert targets[0].tolist() == [ord("a"), 10] + [-100] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["data_loader.args.bucket=3"]])
 def test_accumulation_and_ranks_agree_with_a_plain_loop_over_tokens(tiny: Tiny, lines: Path, more: list[str]) -> None:
     built = tiny.build(*by_line(lines, *more), run="raw")

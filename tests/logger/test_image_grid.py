@@ -2,7 +2,7 @@
 
 import torch
 
-from logger.image_grid import image_grid, is_images
+from logger.image_grid import captions, image_grid, is_images
 
 
 def test_image_grid():
@@ -22,3 +22,22 @@ def test_what_can_be_drawn():
     assert not is_images(torch.zeros(2, 4, 4, 4))
     assert not is_images(torch.zeros(2, 3, 4))
     assert not is_images([torch.zeros(2, 3, 4, 4)])
+
+
+def test_captions_are_drawn_under_images_that_are_large_enough_to_read_them():
+    images = torch.zeros(2, 1, 8, 8)
+    grid = image_grid(images, labels=["cat", ""], normalization=([0.0], [1.0]))
+    assert grid.shape == (3, 64 + 14 + 4, 2 * 66 + 2)
+    first, second = grid[:, 66:80, 2:66], grid[:, 66:80, 68:132]
+    assert first.min() < 0.5  # text
+    assert (second == 1).all()
+
+
+def test_captions_of_targets():
+    assert captions(torch.tensor([2, 0]), ["a", "b", "c"]) == ["c", "a"]
+    assert captions(torch.tensor([2, 7]), ["a", "b", "c"]) == ["c", "7"]
+    assert captions(torch.tensor([2])) == ["2"]
+    assert captions(torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]), ["a", "b", "c"]) == ["b 75% a 25%", "a 100%"]
+    assert captions(torch.zeros(2, 4, 4, dtype=torch.long)) is None  # a mask per image
+    assert captions(torch.tensor([0.5, 0.1])) is None  # regression
+    assert captions("x") is None

@@ -34,14 +34,21 @@ def shown(bar: ProgressBar, columns: int = 80) -> str:
 
 def test_the_bar_shows_steps_and_the_first_values_that_fit(terminal):
     bar = ProgressBar(True)
-    bar.start("epoch 2/5", 20, done=4, delay=0)
-    bar.values(["0:09 left", "902 samples/s", "loss 0.0705"])
+    left = ["0:09 left"]
+    bar.start("epoch 2/5", 20, done=4, delay=0, live=lambda: [*left, "902 samples/s"])
+    assert shown(bar) == "epoch 2/5 ██         4/20, 0:09 left, 902 samples/s"  # nothing is known of the loss yet
+    bar.values(["loss 0.0705", "accuracy 0.9800", "lr 0.001"])
     bar.step()
     for columns, line in [
-        (80, "epoch 2/5 ██▌        5/20, 0:09 left, 902 samples/s, loss 0.0705"),
-        (50, "epoch 2/5 ██▌        5/20, 0:09 left, 902 samples/"),
+        (110, "epoch 2/5 ██▌        5/20, loss 0.0705, 0:09 left, 902 samples/s, accuracy 0.9800, lr 0.001"),
+        (80, "epoch 2/5 ██▌        5/20, loss 0.0705, 0:09 left, 902 samples/s"),
+        (65, "epoch 2/5 ██▌        5/20, loss 0.0705, 0:09 left, 902 samples/s"),
+        (64, "epoch 2/5 ██▌        5/20, loss 0.0705, 0:09 left"),
+        (20, "epoch 2/5 ██▌"),
     ]:
-        assert shown(bar, columns) == line
+        assert shown(bar, columns).startswith(line) if columns == 20 else shown(bar, columns) == line
+    left[0] = "0:08 left"
+    assert "0:08 left" in shown(bar)
     bar.stop()
     assert terminal.line() == ""  # it leaves nothing behind
 

@@ -12,7 +12,7 @@ from logger.reporter import Reporter
 
 @pytest.fixture
 def reporter(tmp_path):
-    reporter = Reporter(verbosity=1, tensorboard=False, max_steps=10, steps_per_epoch=5)
+    reporter = Reporter(verbosity=1, writers=[], max_steps=10, steps_per_epoch=5)
     reporter.open(tmp_path, {}, {})
     yield reporter
     reporter.close()
@@ -24,7 +24,7 @@ def report_all(reporter, step):
     reporter.step(samples=7)
     reporter.train_point(step + 1, {"loss": 1.0})
     reporter.values("valid", step + 1, {"loss": 2.0})
-    reporter.summary(step + 1, {"val_loss": 2.0}, end_of_epoch=False, best=True)
+    reporter.summary(step + 1, {"val_loss": 2.0}, end_of_epoch=False, best="val_loss")
     reporter.progress.start("validation", 3, delay=0)
     reporter.progress.step()
 
@@ -37,7 +37,7 @@ def test_muted_reports_nothing_and_restores_all(reporter, tmp_path, caplog):
     assert len(before.splitlines()) == 2
     assert [record.getMessage() for record in caplog.records] == [
         "  step  1/10  loss 1.0000",
-        "  step  1/10  val_loss 2.0000  best",
+        "  step  1/10  val_loss 2.0000 best",
     ]
     caplog.clear()
     log_txt = (tmp_path / "log.txt").read_bytes()
@@ -70,7 +70,7 @@ def test_muted_time_does_not_count(reporter, monkeypatch, caplog):
             with reporter.muted():
                 now[0] += 1000
     reporter.train_point(5, {"loss": 1.0})
-    reporter.summary(5, {"loss": 1.0}, end_of_epoch=True, best=False)
+    reporter.summary(5, {"loss": 1.0}, end_of_epoch=True)
     assert caplog.records[-1].speed == "  5 samples/s  0:10 left"
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -53,15 +54,52 @@ def assert_lines(patterns: list[str], lines: list[str]) -> None:
         assert re.fullmatch(pattern, line), (pattern, line)
 
 
-SUMMARY = ["MLP: 1,210 parameters", "  layers  Sequential         1,210"]
+TABLE = [
+    "  layer     type    output   parameters  FLOPs/sample",
+    "  layers.0  Linear  [B, 16]       1,040         2.0 k",
+    "  layers.1  ReLU    [B, 16]           0             0",
+    "  layers.2  Linear  [B, 10]         170           320",
+    "  all       MLP     [B, 10]       1,210         2.4 k",
+]
+ON = "on cpu: 1,400 samples for training, 100 for validation, 10 classes  6 steps per epoch, 12 in all"
+
+
+def start(folder: str) -> list[str]:
+    return ["MLP: 1,210 parameters", f"training in {folder}", ON, *TABLE]
+
+
+def assert_end(lines: list[str], folder: Path) -> None:
+    assert lines[0] == "finished at step 12"
+    assert re.fullmatch(r"[\d,]+ samples/s in training  peak memory [\d,]+ MiB", lines[1])
+    assert lines[2:] == [
+        f"saved in {folder}/run",
+        f"next: python test.py -r {folder}/run",
+        f"      python -m logger.report {folder} --out report.html",
+    ]
 
 
 def test_console_without_a_terminal(tiny, capsys):
     tiny.train()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:3] == [*SUMMARY, f"training in {tiny.folder}/run"]
-    assert_lines(expected(tiny), lines[3:-2])
-    assert lines[-2:] == ["finished at step 12", f"saved in {tiny.folder}/run"]
+    assert lines[:8] == start(f"{tiny.folder}/run")
+    assert_lines(expected(tiny), lines[8:-5])
+    assert_end(lines[-5:], tiny.folder)
+
+
+def test_the_best_value_is_marked_and_the_last_one_given(tiny, capsys):
+    tiny.train("trainer.monitor=min val_loss", "trainer.tensorboard=true", "trainer.epochs=3", "optimizer.args.lr=30")
+    lines = capsys.readouterr().out.splitlines()
+    losses = [point["loss"] for point in tiny.points("valid")]
+    best = min(losses)
+    marked = [f"val_loss {four(losses[0])} best" in line for line in lines if line.startswith("epoch 1/3")]
+    assert marked == [True]
+    assert sum(" best" in line for line in lines if line.startswith("epoch")) == sum(
+        loss < min(losses[:i], default=math.inf) for i, loss in enumerate(losses)
+    )
+    step = 6 * (losses.index(best) + 1)
+    assert f"best val_loss {best:.6g} at step {step}" in lines
+    assert f"last val_loss {losses[-1]:.6g}  " in lines[-4]
+    assert lines[-1] == f"      tensorboard --logdir {tiny.folder}  (open http://localhost:6006; Ctrl-C stops it)"
 
 
 @pytest.mark.parametrize("verbosity", [0, 1])
@@ -71,17 +109,18 @@ def test_verbosity(tiny, capsys, verbosity):
     if verbosity == 0:
         assert lines == []
     else:
-        assert_lines(expected(tiny, log_points=False), lines[3:-2])
+        assert_lines(expected(tiny, log_points=False), lines[8:-5])
 
 
 def test_log_txt_has_what_the_console_leaves_out(tiny):
     tiny.train("trainer.verbosity=0")
     lines = tiny.log().splitlines()
     stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
-    assert re.fullmatch(stamp + SUMMARY[0], lines[0])
-    assert lines[1] == SUMMARY[1]
-    assert re.fullmatch(rf"{stamp}training in {tiny.folder}/run", lines[2])
-    assert_lines([stamp + line for line in expected(tiny)], lines[3:-2])
+    begin = start(f"{tiny.folder}/run")
+    assert [line[21:] for line in lines[:3]] == begin[:3]
+    assert all(re.match(stamp, line) for line in lines[:4])
+    assert [lines[3][21:], *lines[4:8]] == TABLE  # one entry
+    assert_lines([stamp + line for line in expected(tiny)], lines[8:-5])
 
 
 def test_a_resume_adds_to_log_txt(tiny):
@@ -91,6 +130,7 @@ def test_a_resume_adds_to_log_txt(tiny):
     assert tiny.log().startswith(before)
     assert "changed: trainer.epochs: 1 -> 2\n" in tiny.log()
     assert f"continuing in {tiny.folder}/run from step 6\n" in tiny.log()
+    assert tiny.log().count(TABLE[0]) == 1  # not again at a resume
 
 
 def test_metrics_jsonl(tiny):
@@ -118,22 +158,30 @@ def test_metrics_jsonl(tiny):
 
 
 def test_tensorboard(tiny):
-    tiny.train("trainer.tensorboard=true")
-    events = EventAccumulator(str(tiny.folder / "run"))
-    events.Reload()
+    tiny.train("trainer.tensorboard=true", "trainer.monitor=max val_accuracy")
+
+    def read(folder):
+        events = EventAccumulator(str(tiny.folder / "run" / folder))
+        events.Reload()
+        return events
+
     names = {"train": ["loss", "accuracy", "lr"], "valid": ["loss", "accuracy"]}
-    assert sorted(events.Tags()["scalars"]) == sorted(
-        ["train/samples_per_s", *(f"{split}/{name}" for split in names for name in names[split])]
-    )
     for split in names:
-        points = tiny.points(split)
+        events, points = read(split), tiny.points(split)
+        more = ["samples_per_s"] if split == "train" else []
+        assert sorted(events.Tags()["scalars"]) == sorted([*names[split], *more])
         for name in names[split]:
-            scalars = events.Scalars(f"{split}/{name}")
+            scalars = events.Scalars(name)
             assert [s.step for s in scalars] == [point["step"] for point in points]
             assert [s.value for s in scalars] == [np.float32(point[name]) for point in points]
-    assert all(s.value > 0 for s in events.Scalars("train/samples_per_s"))
+    assert all(s.value > 0 for s in read("train").Scalars("samples_per_s"))
+    events = read("")
     (picture,) = events.Images("train/inputs")
-    assert (picture.step, picture.width, picture.height) == (0, 8 * 10 + 2, 4 * 10 + 2)  # 28 digits of 8 x 8, 8 per row
+    # 28 digits of 8 x 8, enlarged to 64 x 64 and with a line for the label, 8 per row
+    assert (picture.step, picture.width, picture.height) == (0, 8 * 66 + 2, 4 * (64 + 14 + 2) + 2)
+    assert {"result/val_loss", "result/best_val_accuracy", "result/best_step"} <= set(events.Tags()["scalars"])
+    best = max(tiny.points("valid"), key=lambda point: point["accuracy"])
+    assert events.Scalars("result/best_val_accuracy")[0].value == np.float32(best["accuracy"])
 
 
 def test_without_tensorboard_there_is_no_event_file(tiny):
@@ -176,8 +224,8 @@ def test_a_terminal_shows_epochs_and_no_leftovers_of_the_bar(tiny):
     assert process.wait() == 0, output.decode()
     assert "epoch 1/2            0/6" in output.decode()
     lines = on_screen(output.decode())
-    assert lines[:3] == [*SUMMARY, "training in saved/tiny/run"]
-    assert [line[:18] for line in lines[3:5]] == ["epoch 1/2  step  6", "epoch 2/2  step 12"]
-    assert lines[5].startswith("time: ")
-    assert not any("samples/s" in line for line in lines)
+    assert lines[:8] == start("saved/tiny/run")
+    assert [line[:18] for line in lines[8:10]] == ["epoch 1/2  step  6", "epoch 2/2  step 12"]
+    assert lines[10].startswith("time: ")
+    assert not any("samples/s" in line for line in lines[:-4])
     assert "samples/s" in (tiny.folder / "saved/tiny/run/log.txt").read_text()

@@ -1,11 +1,19 @@
 """Losses, and what their mean is over."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
-from model.loss import count_labels, cross_entropy, nll_loss
+import data_loader.data_loaders
+from model.loss import BalancedCrossEntropy, count_labels, cross_entropy, dice_loss, focal_loss, nll_loss
+from tests.tiny import Tiny, tiny
+from tests.trainer.steps import TokensDataLoader, name_parts
+
+__all__ = ["tiny"]
 
 
 def test_losses() -> None:
@@ -42,3 +50,100 @@ def test_labels_are_counted_on_any_device_and_as_probabilities() -> None:
     assert count_labels(probabilities[:, :, None].expand(3, 4, 7)) == 21
     logits = torch.randn(3, 4)
     assert cross_entropy(logits, probabilities).item() == pytest.approx(-logits.log_softmax(1).mean(1).sum().item() / 3)
+
+
+def test_focal_loss() -> None:
+    torch.manual_seed(0)
+    output, target = torch.randn(6, 5, 4), torch.randint(5, (6, 4))
+    target[0, :3] = target[4, 1] = -100
+    torch.testing.assert_close(focal_loss(output, target, gamma=0.0), cross_entropy(output, target))
+    two = torch.tensor([[0.0, math.log(3)], [0.0, 0.0]])  # the right class has 3/4 and 1/2
+    expected = ((1 / 4) ** 2 * math.log(4 / 3) + (1 / 2) ** 2 * math.log(2)) / 2
+    assert focal_loss(two, torch.tensor([1, 0])).item() == pytest.approx(expected)
+    multiclass = focal_loss(torch.stack([torch.zeros(4), output[0, 0]], 1), torch.tensor([1, 0, 1, 1]))
+    binary = sigmoid_focal_loss(output[0, 0], torch.tensor([1.0, 0, 1, 1]), alpha=-1, reduction="mean")
+    torch.testing.assert_close(multiclass, binary)
+    weight_of = focal_loss.weight_of  # type: ignore[attr-defined]
+    assert float(weight_of(target)) == 20
+
+
+def test_dice_loss() -> None:
+    target = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])  # the second image has one class
+    certain = 50.0 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
+    assert dice_loss(certain, target).item() == pytest.approx(0.0, abs=1e-6)
+    assert dice_loss(certain.flip(1), target).item() > 0.4
+    even = torch.zeros(1, 2, 2, 2)  # each class has probability 1/2 in four pixels, and two of them
+    assert dice_loss(even, target[:1], smooth=0.0).item() == pytest.approx(1 - 2 * 1 / (2 + 2))
+    ignored = target[:1].clone()
+    ignored[0, 0, 0] = 255
+    without = even[:, :, 1:], target[:1, 1:]
+    expected = 1 - ((2 * 0.5 / (1.5 + 1)) + (2 * 1 / (1.5 + 2))) / 2
+    assert dice_loss(even, ignored, smooth=0.0).item() == pytest.approx(expected)
+    assert dice_loss(*without, smooth=0.0).item() == pytest.approx(1 - (0 + 2 * 1 / (1 + 2)) / 2)
+    parts = [dice_loss(certain.flip(1)[i : i + 1], target[i : i + 1]) for i in (0, 1)]
+    torch.testing.assert_close(sum(parts) / 2, dice_loss(certain.flip(1), target))  # the mean is over images
+
+
+def test_balanced_cross_entropy() -> None:
+    def weights(counts: list[int], power: float = 1.0) -> list[float]:
+        weight = BalancedCrossEntropy(counts, power).weight
+        assert weight is not None
+        return weight.tolist()
+
+    assert weights([10, 30, 60]) == pytest.approx([10 / 3, 10 / 9, 5 / 9])
+    assert weights([10, 30, 60], power=0) == [1, 1, 1]
+    assert all(map(math.isfinite, weights([0, 10], power=0.5)))
+
+
+class CountedTokensDataLoader(TokensDataLoader):
+    """With the facts of its labels."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        labels = self.dataset.tensors[1]
+        self.facts = {"num_classes": 3, "class_counts": torch.bincount(labels[labels >= 0], minlength=3).tolist()}
+
+
+NEW: dict[str, Any] = {
+    "focal_loss": lambda loader: focal_loss,
+    "{type: focal_loss, args: {gamma: 1.0, ignore_index: 1}}": lambda loader: partial(
+        focal_loss, gamma=1.0, ignore_index=1
+    ),
+    "{type: dice_loss, args: {ignore_index: -100}}": lambda loader: partial(dice_loss, ignore_index=-100),
+    "BalancedCrossEntropy": lambda loader: BalancedCrossEntropy(loader.facts["class_counts"]),
+}
+
+
+def options(loss: str) -> list[str]:
+    return [
+        "arch={type: Tagger, args: {}}",
+        "data_loader={type: CountedTokensDataLoader, args: {batch_size: 16, ignored: "
+        + str("ignore_index: 1" not in loss).lower()
+        + "}}",
+        f"loss={loss}",
+        "metrics=[]",
+        "optimizer={type: AdamW, args: {lr: 0.1}}",
+        "trainer={max_steps: 4, epochs: null, limit_batches: null, log_steps: 1}",
+    ]
+
+
+@pytest.mark.parametrize("loss", NEW)
+def test_accumulation_and_class_counts_agree_with_a_plain_loop(tiny: Tiny, loss: str, monkeypatch: Any) -> None:
+    name_parts()
+    monkeypatch.setattr(data_loader.data_loaders, "CountedTokensDataLoader", CountedTokensDataLoader, raising=False)
+    built = tiny.build(*options(loss), run="raw")
+    x, y = built.data_loader.dataset.tensors
+    net, criterion = built.model.train(), NEW[loss](built.data_loader)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    losses = []
+    for step in range(4):
+        indices = built.data_loader.indices(step)
+        value = criterion(net(x[indices]), y[indices])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    done = tiny.train(*options(loss), "trainer.accumulate=4")
+    assert [point["loss"] for point in tiny.points("train")] == pytest.approx(losses, rel=1e-5)
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(done.model.state_dict()[name], value, rtol=0, atol=2e-6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.vision import ConvNet, SmallResNet
+from model.vision import ConvNet, SmallResNet, ViT
 from utils.tensors import count_parameters
 
 
@@ -19,7 +19,25 @@ def test_small_resnet_is_resnet18() -> None:
     assert SmallResNet(width=8)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("model", [lambda: ConvNet(widths=(8, 16)), lambda: SmallResNet(1, blocks=(1, 1), width=8)])
+def test_vit() -> None:
+    assert ViT(size=32, in_channels=3, num_classes=7, depth=1)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    net, x = ViT(size=8, patch=4, width=8, depth=2, heads=2).eval(), torch.randn(1, 1, 8, 8)
+    moved = torch.cat([x[..., 4:], x[..., :4]], dim=3)  # the same squares in other places
+    assert not torch.allclose(net(x), net(moved))
+    with torch.no_grad():
+        net.positions.zero_()
+    torch.testing.assert_close(net(x), net(moved))
+    with pytest.raises(ValueError, match="size 30 must be a multiple of patch 4"):
+        ViT(size=30)
+
+
+def vit() -> ViT:
+    return ViT(size=12, width=16, depth=2)
+
+
+@pytest.mark.parametrize(
+    "model", [lambda: ConvNet(widths=(8, 16)), lambda: SmallResNet(1, blocks=(1, 1), width=8), vit]
+)
 def test_learns_a_batch(model) -> None:
     torch.manual_seed(0)
     net, x, y = model(), torch.randn(32, 1, 12, 12), torch.arange(32) % 10

@@ -1,7 +1,8 @@
 """Callbacks: yours too. One file each, delete freely; a config's `callbacks` finds a class in any file of this folder.
 
-A callback is a class with one or more of four hooks:
+A callback is a class with one or more of five hooks:
 
+    before_training(trainer)                     once, when a run begins or continues
     after_step(trainer)                          after each optimizer step; trainer.step counts completed steps
     during_eval(trainer)                         a context manager around each evaluation
     after_eval_batch(trainer, batch, outputs)    batch.indices are the samples, outputs what eval_step returned

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint.files import verify
+from utils.config import published
 from utils.errors import UsageError
+from utils.process.group import barrier, is_local_main
 
 LEGACY = (  # what a 2020-template checkpoint holds besides tensors and plain types
     "parse_config.ConfigParser",
@@ -36,20 +38,59 @@ def load(model: nn.Module, path: Path) -> list[str]:
 
     Raises UsageError where none fits.
     """
+    prefix, weights = _best(path, model.state_dict())
+    return _load(model, weights, f"init_from {path}", f", without the prefix {prefix}" if prefix else "")
+
+
+def load_published(config: Any) -> list[str]:
+    """Load what its libraries publish into the model that a config has built, and say as `load` does what did not fit.
+
+    Downloads it if need be; raises UsageError where that fails.
+    """
+    lines = []
+    for model, make in config.published:
+        name, source = getattr(make.func, "timm_name", make.func.__name__), None
+        if is_local_main():
+            source = _published(name, make)
+        barrier()  # the others find what was downloaded
+        weights = (source or _published(name, make)).state_dict()
+        lines += _load(model, weights, f"arch: weights of {name}")
+    config.published = []
+    return lines
+
+
+def _published(name: str, make: Any) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return make()
+    except Exception as e:  # each library and each kind of network has its own
+        why = str(e).strip().partition("\n")[0] or type(e).__name__
+        raise UsageError(
+            f"arch: the weights of {name} are not on this machine, and downloading them failed: {why}. "
+            + published.where_to_get(make)
+        ) from e
+
+
+def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str = "") -> list[str]:
     own = model.state_dict()
-    prefix, weights = _best(path, own)
     fits = _fitting(weights, own)
     if not fits:
         raise UsageError(
-            f"init_from {path}: none of its {len(weights)} tensors fits the model's {len(own)} by name and shape; "
+            f"{where}: none of its {len(weights)} tensors fits the model's {len(own)} by name and shape; "
             f"it has {', '.join(list(weights)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ..."
         )
     model.load_state_dict(fits, strict=False)
-    without = f", without the prefix {prefix}" if prefix else ""
-    lines = [f"init_from {path}: {len(fits)} of the model's {len(own)} tensors loaded{without}"]
+    lines = [f"{where}: {len(fits)} of the model's {len(own)} tensors loaded{without}"]
     shapes = [k for k in weights if k in own and k not in fits]
+    missing = [k for k in own if k not in weights]
+    if (head := _head(model)) and not missing and {k.rpartition(".")[0] for k in shapes} == {head}:
+        for k in shapes:  # as in arXiv:2010.11929: large random weights would spoil the first steps
+            own[k].zero_()
+        sizes = ", ".join(f"{k} {list(weights[k].shape)} -> {list(own[k].shape)}" for k in shapes)
+        lines.append(f"{head} is a fresh head, which starts from zero: {sizes}")
+        shapes = []
     for what, keys in (
-        ("missing there, left as initialized", [k for k in own if k not in weights]),
+        ("missing there, left as initialized", missing),
         ("not in the model, left out", [k for k in weights if k not in own]),
         (
             "of another shape, left as initialized",
@@ -59,6 +100,13 @@ def load(model: nn.Module, path: Path) -> list[str]:
         if keys:
             lines.append(f"{len(keys)} {what}: {', '.join(keys)}")
     return lines
+
+
+def _head(model: nn.Module) -> str | None:
+    """The name of a model's last layer with weights, if it is linear or a convolution."""
+    layers = [(name, m) for name, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))]
+    name, last = layers[-1] if layers else ("", model)
+    return name if isinstance(last, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)) else None
 
 
 def read(path: Path, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +168,8 @@ def _read(path: Path) -> Any:
         raise UsageError(f"{path}: no such file; give a checkpoint, as saved/NAME/RUN/checkpoints/model_best.pth")
     with open(path, "rb") as file:
         begin = file.read(len(OLD_FORMAT))
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
     is_zip = zipfile.is_zipfile(path)
     if not is_zip and begin != OLD_FORMAT:
         kind = "written by pickle alone" if begin[:1] == b"\x80" else f"it begins with {begin.decode('latin-1')!r}"
@@ -140,6 +190,19 @@ def _read(path: Path) -> Any:
             f"{path} cannot be used: {why}. If you trust it, convert it once where it was made: "
             f"torch.save(model.state_dict(), 'weights.pth')"
         ) from e
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UsageError(
+            f"{path}: files of this kind need safetensors, which is not installed: make extra NAME=timm"
+        ) from None
+    try:
+        return load_file(path)
+    except Exception as e:  # SafetensorError is no class of its own in all versions
+        raise UsageError(f"{path} cannot be used: {e}; it is incomplete, or no safetensors file: get it again") from e
 
 
 @contextlib.contextmanager

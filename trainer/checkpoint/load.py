@@ -1,6 +1,8 @@
 """The trained model of a run, in one line: `model = load_model("saved/digits/RUN")`."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,10 +26,14 @@ def load_model(run: str | Path, device: str | torch.device = "cpu") -> nn.Module
     config = load([saved["config"]])
     config.facts = saved["facts"]
     model: nn.Module = config.build("arch")
-    weights = saved["model"]
+    model.load_state_dict(weights_of(path, saved))
+    return model.to(device).eval()
+
+
+def weights_of(path: Path, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The weights that were validated, of the checkpoint that was read from `path`."""
     if files.SHARDS in saved:
         from trainer.checkpoint import shards  # takes half a second to import
 
-        weights = shards.load_weights(path)
-    model.load_state_dict(weights)
-    return model.to(device).eval()
+        return shards.load_weights(path)
+    return saved["model"]

@@ -63,6 +63,7 @@ def _set_aside_newer(run: Run, step: int) -> None:
     """Continuing from an older checkpoint keeps the newer ones, but not as the run's newest or best."""
     newer = [path for path in files.checkpoints(run.checkpoints) if step_of(path) > step]
     best = run.checkpoints / BEST
+    newer += [path for path in run.checkpoints.glob("model_best_step*.pth") if _step_in(path) > step]
     if newer and best.is_file() and _step_in(best) > step:
         newer.append(best)
     for path in newer:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from logger.console import log
 from trainer.checkpoint import state, writer
-from utils.errors import Stopped, UsageError
+from utils.errors import NotSaved, UsageError
 from utils.process import group
 from utils.run_folder import Run
 
@@ -21,18 +21,23 @@ class Saving:
         self.trainer, self.run, self.options = trainer, run, trainer.options
         self.checkpoints = trainer.parallel.checkpoints(run.checkpoints, self.options.keep_last)
         self.done = (trainer.step, trainer.last_completed_step)  # of the last checkpoint
-        self.best_due = False
+        self.best_due = self.top_due = False  # top_due: the step may be among the best
 
     def due(self, ending: bool) -> bool:
         """Is a checkpoint due between the last step and the next, or, `ending`, at the end?"""
         trainer = self.trainer
         if self.done == (trainer.step, trainer.last_completed_step):
             return False
-        if self.best_due or ending:
+        if self.best_due or ending or self._in_top:
             return True
         if self.options.save_steps:
             return bool(trainer.step % self.options.save_steps == 0)
         return trainer.due.period(trainer.step, self.options.save_period)
+
+    @property
+    def _in_top(self) -> bool:
+        """Is the step one of several best that are kept?"""
+        return self.top_due and self.options.keep_best > 1 and self.trainer.step in self.trainer.monitor.top_steps
 
     def save(self) -> None:
         """Copy the state, which a thread then writes. Raises NonFinite instead of saving what is not finite."""
@@ -44,8 +49,9 @@ class Saving:
         self.wait()
         saved = state.collect(trainer)
         if trainer.rank == 0 or trainer.parallel.saves_on_all_ranks:
+            self.checkpoints.top = trainer.monitor.top_steps if self.options.keep_best > 1 else []
             self.checkpoints.save(saved, self.best_due, check if trainer.finite.at_once else None)
-        self.best_due = False
+        self.best_due = self.top_due = False
         self.done = (trainer.step, trainer.last_completed_step)
 
     def report_failure(self) -> None:
@@ -61,11 +67,11 @@ class Saving:
         return error is None
 
     def finish(self) -> None:
-        """All is on the disk, or this raises Stopped. At the end there is no next save: it tries once more itself."""
+        """All is on the disk, or this raises NotSaved. At the end there is no next save: it tries once more itself."""
         if group.any_rank(not self.wait()):
             self._once_more()
         if lost := self.trainer.reporter.unwritten():
-            raise Stopped(
+            raise NotSaved(
                 f"{', '.join(lost)} in {self.run}: the last lines could not be written; the checkpoint holds them. "
                 f"Free some space, and this writes them: python train.py -r {self.run}"
             )
@@ -77,7 +83,7 @@ class Saving:
                 log.error(f"{self.run} was deleted while the run went on: made again for its last checkpoint")
         self.save()
         if group.any_rank(not self.wait()):
-            raise Stopped(
+            raise NotSaved(
                 f"the last checkpoint could not be saved: nothing newer than {self.newest()} is on the disk. Free some "
                 f"space, or fix what the error above names, and continue from there: python train.py -r {self.run}"
             )

@@ -169,6 +169,19 @@ def _refuse_other_kinds(trainer: "BaseTrainer", state: Mapping[str, Any], path: 
                 f"{', '.join(after.values())}\nContinue with the config it was made with, or "
                 + NEW_RUN.format(path=path)
             )
+    old, new = (by_name(c.get("optimizer")) for c in configs)
+    for name in old:
+        if _grouping(old[name]) != _grouping(new[name]):  # its state is by the numbers of parameters
+            raise UsageError(
+                f"{path}: optimizer: the config now groups the parameters in another way (match, no_decay or "
+                f"layer_decay)\nContinue with the groups it was made with, whose options may change, or "
+                + NEW_RUN.format(path=path)
+            )
+
+
+def _grouping(part: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What in the config of an optimizer decides which parameters are in which group."""
+    return [group["match"] for group in part.get("groups", ())], part.get("no_decay"), "layer_decay" in part
 
 
 def _apply_changed_arguments(trainer: "BaseTrainer", old: Mapping[str, Any]) -> None:
@@ -179,20 +192,36 @@ def _apply_changed_arguments(trainer: "BaseTrainer", old: Mapping[str, Any]) -> 
     olds, news = by_name(old["optimizer"]), by_name(trainer.config.to_dict()["optimizer"])
     scheduled = [schedule.scheduler.optimizer for schedule in trainer.schedules()]
     for name, optimizer in by_name(trainer.optimizer).items():
-        before, after = olds[name]["args"], news[name]["args"]
-        changed = {key for key in {*before, *after} if before.get(key) != after.get(key)}
+        changed = {
+            key
+            for before, after in zip(_options(olds[name]), _options(news[name]), strict=True)
+            for key in {*before, *after}
+            if before.get(key) != after.get(key)
+        }
+        changed |= {"lr"} if "lr_factor" in changed else set()
         changed -= {"lr"} if optimizer in scheduled else set()
         for group, built in zip(optimizer.param_groups, trainer.built_with[name], strict=True):
             group.update({key: built[key] for key in changed if key in built})
 
 
+def _options(part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the config gives an optimizer, and each group of it."""
+    return [{**part["args"], "lr_factor": part.get("layer_decay")}, *part.get("groups", ())]
+
+
 def _report_rates(trainer: "BaseTrainer", state: Mapping[str, Any]) -> None:
     """Say where a changed config moves the learning rate."""
-    before = {name: float(o["param_groups"][0]["lr"]) for name, o in _optimizer_states(state["optimizer"]).items()}
+    saved = _optimizer_states(state["optimizer"])
+    lines = {}  # a group without weight decay has the learning rate of that with it
     for name, optimizer in by_name(trainer.optimizer).items():
-        was, now = before.get(name, 0.0), float(optimizer.param_groups[0]["lr"])
-        if was != now:
-            log.info(f"learning rate{f' of {name}' if name else ''}: {was:.3g} -> {now:.3g}, as the config has changed")
+        for before, group in zip(saved.get(name, {}).get("param_groups", ()), optimizer.param_groups, strict=False):
+            was, now = float(before["lr"]), float(group["lr"])
+            of = " ".join(filter(None, (name, group.get("name"))))
+            if was != now:
+                of_what = f" of {of}" if of else ""
+                lines[of] = f"learning rate{of_what}: {was:.3g} -> {now:.3g}, as the config has changed"
+    for line in lines.values():
+        log.info(line)
 
 
 def _optimizer_states(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +281,7 @@ def _load(part: Any, state: Any, at: str) -> None:
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    how = [{k: g[k] for k in ("fused", "foreach") if k in g} for g in optimizer.param_groups]
+    how = [{k: g[k] for k in ("fused", "foreach", "name") if k in g} for g in optimizer.param_groups]
     state = _with_frozen(optimizer, state)
     groups = state["param_groups"]
     if len(groups) == len(how):  # else torch says what does not fit

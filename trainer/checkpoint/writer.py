@@ -19,7 +19,7 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest `keep_last` and the best.
+    """The checkpoints of one run: the newest `keep_last`, the best, and those of the steps in `top`, under other names.
 
     `save` copies the state into host memory that is kept for the next save, and returns; a thread writes it. `error`
     is the reason of a save that failed and that nobody has waited for yet.
@@ -33,7 +33,8 @@ class Checkpoints:
         self._sums: list[torch.Tensor] | None = None  # of what is being copied, if they are needed
         self._thread: threading.Thread | None = None
         self.error: str | None = None
-        self._owed_best: Mapping[str, Any] | None = None  # a best state that could not be written yet
+        self.top: list[int] = []  # the steps of several best, the best first; none where only the best is kept
+        self._owed: tuple[Mapping[str, Any], list[str]] | None = None  # a best that could not be written, and its names
 
     def newest(self) -> list[Path]:
         """The checkpoints, newest first."""
@@ -51,9 +52,12 @@ class Checkpoints:
         if suspect is not None and self._sums and not torch.stack(self._sums).isfinite().all():
             suspect()
         self.bytes_needed = sum(t.numel() * t.element_size() for t in self._buffers.values())
-        jobs = [(snapshot, [name_of(state["step"]), *[BEST] * best])]
-        if self._owed_best is not None and not best:
-            jobs.insert(0, (self._owed_best, [BEST]))
+        names = [name_of(state["step"])]
+        names += [BEST] if best else []
+        names += [top_name(state["step"])] if state["step"] in self.top else []
+        jobs = [(snapshot, names)]
+        if self._owed is not None and not best:
+            jobs.insert(0, self._owed)
         self._thread = threading.Thread(target=self._work, args=(jobs,), name="checkpoint-writer")
         self._thread.start()
 
@@ -110,11 +114,11 @@ class Checkpoints:
             except Exception as e:
                 self.error = reason(e)
                 if BEST in names:
-                    self._owed_best = state
+                    self._owed = state, [name for name in names if name != name_of(state["step"])]
                     self._buffers = {}  # the next save must not copy over it
             else:
                 if BEST in names:
-                    self._owed_best = None
+                    self._owed = None
 
     def _write(self, state: Mapping[str, Any], names: list[str]) -> None:
         """Write a file that has all these names; each appears whole, and only after the file was read back."""
@@ -133,11 +137,19 @@ class Checkpoints:
             sync_folder(self.folder)
             for old in self.newest()[self.keep_last :]:
                 old.unlink()
+            kept = {top_name(step) for step in self.top}
+            for old in self.folder.glob("model_best_step*.pth") if kept else ():
+                if old.name not in kept:
+                    old.unlink()
             remove_unused(self.folder)
         finally:
             for temporary in temporaries:
                 with contextlib.suppress(OSError):  # it is not there: all went well
                     temporary.unlink()
+
+
+def top_name(step: int) -> str:
+    return f"model_best_step{step}.pth"
 
 
 def _copy_and_sum(value: torch.Tensor, to: torch.Tensor) -> list[torch.Tensor]:

@@ -9,15 +9,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from logger.console import log
+from logger.default_writers import default_writers
 from logger.reporter import Reporter
+from logger.writer import Writer
 from trainer.checkpoint.saving import Saving
-from trainer.engine import compilation, evaluation, replay
+from trainer.engine import compilation, ending, evaluation, model_table, replay
 from trainer.engine.due import Due
 from trainer.engine.loss import Loss
 from trainer.engine.memory_format import MemoryFormat
 from trainer.engine.metrics import Metrics, Sums, means
 from trainer.engine.monitor import Monitor
 from trainer.engine.nonfinite import FiniteCheck, NonFinite
+from trainer.engine.out_of_memory import OutOfMemory
 from trainer.engine.schedules import Schedule, by_name, hyperparameters, total_steps
 from trainer.engine.step import Step
 from trainer.engine.timing import Clock
@@ -55,6 +58,7 @@ class BaseTrainer(Step):
         lr_scheduler: Any = None,
         callbacks: Sequence[Any] = (),
         run: Run | None = None,
+        writers: Sequence[Writer] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.options, self.seed = config, config.run.trainer, config.run.seed
@@ -67,7 +71,8 @@ class BaseTrainer(Step):
         more = [p for _, p in self.criterion.named_parameters()]
         self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
         self.model: Any = self.parallel.model
-        self.metrics = Metrics(metrics, device, [part.label for part in config.run.metrics], mixing)
+        labels, class_names = [part.label for part in config.run.metrics], config.facts.get("class_names", ())
+        self.metrics = Metrics(metrics, device, labels, mixing, class_names)
         self.optimizer, self.lr_scheduler, self.callbacks = optimizer, lr_scheduler, list(callbacks)
         self._schedules: list[Schedule] = list(by_name(lr_scheduler).values())
         self.built_with = {name: hyperparameters(o) for name, o in by_name(optimizer).items()}  # before any resume
@@ -82,7 +87,7 @@ class BaseTrainer(Step):
         self.step = 0  # completed optimizer steps
         self.last_completed_step = 0  # the last step whose validation, best and after_epoch are done
         self.skipped: list[int] = []  # samples that could not be read
-        self.monitor = Monitor(self.options.monitor, self.options.early_stop)
+        self.monitor = Monitor(self.options.monitor, self.options.early_stop, self.options.keep_best)
         if optimizer is not None and valid_data_loader is None and self.monitor.key.startswith("val_"):
             raise UsageError(
                 f"trainer.monitor: this run has no validation, so there is no {self.monitor.key}; give "
@@ -99,13 +104,16 @@ class BaseTrainer(Step):
         self.skipped_updates = SkippedUpdates(self.scaler)
         self._untrained: Untrained | None = None  # while it trains
         self.clock = Clock(device)
+        self.out_of_memory = OutOfMemory(self)
         self._mode = TrainMode(self.model)
         self.memory_format = MemoryFormat(self.model, automatic=self.options.channels_last is None)
         verbosity = self.options.verbosity if self.rank == 0 else 0
-        self.reporter = Reporter(verbosity, self.options.tensorboard, self.max_steps, self.steps_per_epoch)
+        writers = default_writers(self.options.tensorboard) if writers is None else writers
+        self.reporter = Reporter(verbosity, writers, self.max_steps, self.steps_per_epoch)
         self.signal = StopSignal(self.options.max_time)
         self._stop_votes = group.DelayedMax()  # of all ranks
         self.interrupted = False  # by a signal
+        self.evaluating = ""  # what an evaluation runs on: validation, validation on NAME, test
 
     # -- for trainer.py: see also step.py -----------------------------------------------------------------------------
 
@@ -120,6 +128,10 @@ class BaseTrainer(Step):
     def predict_step(self, inputs: Any) -> Any:
         """The outputs for inputs without targets."""
         raise NotImplementedError
+
+    def inputs_of(self, batch: Any) -> Any:
+        """What predict_step gets of a batch of the loader: its first part."""
+        return batch[0] if isinstance(batch, (list, tuple)) else batch
 
     def stop(self, reason: str) -> None:
         """Ask the loop to end after this step; for callbacks."""
@@ -162,20 +174,20 @@ class BaseTrainer(Step):
     @contextlib.contextmanager
     def _started(self) -> Iterator[Iterator[Any]]:
         """The micro-batches from `step` on; explains what ends the loop, and leaves nothing running."""
-        self._mode.start()
+        self.before_steps()
         self.skipped_updates.start()
         untrained = [*unwrap(self.model).named_parameters(), *self.criterion.named_parameters()]
         self._untrained = Untrained(untrained, self.optimizers())
         self.reporter.start(self.step)
         self.compiler.start(self.device, self.calls_parts)
         self.clock.start()
-        stream = self.data_loader.iter_steps(self.step)
+        stream = self.out_of_memory.stream()
         try:
             yield stream
         except NonFinite as e:
             raise Stopped(replay.explain(self, e)) from None
         except Exception as e:  # torch reports a dead worker wherever the main process just is
-            cause = dead_worker(e) or compilation.failed(e) or e
+            cause = dead_worker(e) or compilation.failed(e) or self.out_of_memory.explained(e) or e
             if self.step == 0 and isinstance(cause, SampleError):
                 cause = UsageError(str(cause))
             if cause is not e:
@@ -187,6 +199,13 @@ class BaseTrainer(Step):
                 loader.close()
             if self.saving is not None:
                 self.saving.wait()
+
+    def before_steps(self) -> None:
+        """What comes before the step that is next: of a new run, a continued one, and where steps are run again."""
+        for callback in self.callbacks:
+            if hasattr(callback, "before_training"):
+                callback.before_training(self)
+        self._mode.start()
 
     def finish_interrupted_step(self) -> bool:
         """Do what a signal cut short in the run that is continued here. Returns whether the loop is to end."""
@@ -217,9 +236,12 @@ class BaseTrainer(Step):
             self.clock.measure_device()
         with self.phase("forward"):
             if self.step == 0 and batches:
-                inputs = batches[0].data[0] if isinstance(batches[0].data, (list, tuple)) else None
-                self.reporter.inputs(inputs, getattr(self.data_loader, "normalization", None))
-            if self._step_size:  # else every sample of it was bad
+                names = self.config.facts.get("class_names")
+                model_table.show(self, batches[0].data)
+                self.reporter.inputs(batches[0].data, getattr(self.data_loader, "normalization", None), names)
+            if self.out_of_memory.active:
+                self.out_of_memory.compute(batches, stream)
+            elif self._step_size:  # else every sample of it was bad
                 with self.parallel.translated_errors():
                     self.compute_step(batches)
             self.parallel.sync_buffers()
@@ -248,8 +270,13 @@ class BaseTrainer(Step):
         return means(sums)
 
     def learning_rates(self) -> dict[str, float]:
-        optimizers = by_name(self.optimizer).items()
-        return {f"lr_{name}" if name else "lr": float(o.param_groups[0]["lr"]) for name, o in optimizers}
+        """Of each optimizer and parameter group that has a name, as `lr_NAME`; `lr` for the others."""
+        rates: dict[str, float] = {}
+        for optimizer_name, optimizer in by_name(self.optimizer).items():
+            for options in optimizer.param_groups:
+                name = "_".join(filter(None, ("lr", optimizer_name, options.get("name"))))
+                rates.setdefault(name, float(options["lr"]))
+        return rates
 
     def optimizers(self) -> list[Optimizer]:
         return list(by_name(self.optimizer).values())
@@ -278,11 +305,11 @@ class BaseTrainer(Step):
         watched = self._watched(values, end_of_epoch)
         best = watched is not None and self.monitor.update(watched, self.step)
         if self.saving is not None:
-            self.saving.best_due = best
+            self.saving.best_due, self.saving.top_due = best, watched is not None
         for schedule in self.schedules():
             schedule.after_validation(watched)
         if values:
-            self.reporter.summary(self.step, values, end_of_epoch, best)
+            self.reporter.summary(self.step, self.metrics.short(values), end_of_epoch, self.monitor.key if best else "")
         if end_of_epoch:
             for callback in self.callbacks:
                 if hasattr(callback, "after_epoch"):
@@ -335,6 +362,8 @@ class BaseTrainer(Step):
             with self.clock.phase("checkpoints"):
                 self.saving.finish()
         log.info(self.clock)
+        for line in ending.advice(self):
+            log.info(line)
         if not self.finished:
             text = f"stopped by {self.signal.reason} after step {self.step}/{self.max_steps}; saved. Continue with: "
             text += f"python train.py -r {self.run}"
@@ -342,12 +371,9 @@ class BaseTrainer(Step):
             if self.world_size > 1:
                 log.info(f"each process ends with {self.signal.exit_code}, which torchrun turns into 1")
             raise Interrupted(text if not log.handlers else "", self.signal.exit_code)
-        why = self._why_stopped()
-        log.info(f"finished at step {self.step}" + (f": {why}" if why else ""))
-        if self.monitor.best is not None:
-            log.info(f"best {self.monitor.name} {self.monitor.best:.6g} at step {self.monitor.best_step}")
-        if self.run is not None:
-            log.info(f"saved in {self.run}")
+        self.reporter.result(self.step, self.values, self.monitor)
+        for line in ending.lines(self, self._why_stopped()):
+            log.info(line)
 
     # -- when ---------------------------------------------------------------------------------------------------------
 
@@ -376,7 +402,8 @@ class BaseTrainer(Step):
         if self.rank == 0:
             if self.world_size > 1:
                 before_ending.append(self._discard)
-            self.reporter.open(self.run.folder, *((saved["logs"], saved["unwritten"]) if saved else ({}, {})))
+            sizes, unwritten = (saved["logs"], saved["unwritten"]) if saved else ({}, {})
+            self.reporter.open(self.run.folder, sizes, unwritten, self.config.to_dict(), self.step)
 
     def _discard(self, exit_code: int = UsageError.exit_code) -> None:
         """Leave no folder behind if the run failed before its first step was done; one that explains itself stays."""

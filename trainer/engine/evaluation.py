@@ -64,8 +64,10 @@ class Evaluation:
 
     @contextlib.contextmanager
     def _prepared(self) -> Iterator[None]:
-        trainer = self.trainer
+        trainer, sampler = self.trainer, self.loader.sampler
+        trainer.metrics.check_ranks(-(-sampler.n // sampler.num_steps), self.label)
         trainer.reporter.progress.start(self.label, self.loader.steps_per_epoch)
+        trainer.evaluating = self.label
         try:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(trainer.eval_mode())

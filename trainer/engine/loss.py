@@ -69,6 +69,8 @@ class Loss:
     def _first_call(self, outputs: Any, targets: Any) -> Any:
         if isinstance(targets, Tensor) and isinstance(output := main_output(outputs), Tensor):
             self._check_classes(output, targets)
+            if output.requires_grad and output.dim() > 1 and not output.is_meta:
+                _check_last_layer(self.criterion, output[:8].detach().float())
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
@@ -115,6 +117,25 @@ def _weight_of(criterion: Any) -> Callable[[Any], Weight] | None:
     if isinstance(loss, (nn.CrossEntropyLoss, nn.NLLLoss)) and loss.reduction == "mean":
         return functools.partial(_labels, loss)
     return None
+
+
+def _check_last_layer(criterion: Any, outputs: Tensor) -> None:
+    """Warn of a model that ends with the softmax that its loss applies itself, or lacks the one that it expects."""
+    loss = criterion.func if isinstance(criterion, functools.partial) else criterion
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if name in ("CrossEntropyLoss", "cross_entropy") and bool((outputs >= 0).all()) and _all_ones(outputs.sum(1)):
+        wrong = "look like probabilities, but it applies softmax itself"
+        instead = "end the model with its last linear layer"
+    elif name in ("NLLLoss", "nll_loss") and not _all_ones(outputs.exp().sum(1)):
+        wrong = "are no log-probabilities, which it expects"
+        instead = "end the model with log_softmax(dim=1), or use cross_entropy"
+    else:
+        return
+    log.warning(f"loss {name}: the model's outputs {wrong}; it would learn slowly or not at all: {instead}")
+
+
+def _all_ones(values: Tensor) -> bool:
+    return torch.allclose(values, torch.ones_like(values), atol=1e-2)
 
 
 def _ignored(criterion: Any) -> int:

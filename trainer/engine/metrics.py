@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.engine.metric_objects import MetricObjects, by_element, is_object
 from trainer.engine.outputs import call_with_outputs
-from utils.errors import UsageError
+from utils.errors import Stopped
 from utils.process import group
 from utils.tensors import to_device
 
@@ -57,10 +58,18 @@ class Sums:
         self._pending.clear()
         self._totals.clear()
 
-    def merge(self, other: Mapping[str, tuple[float, float]]) -> None:
+    def merge(self, other: Mapping[str, tuple[Any, Any]]) -> None:
         for name, (total, count) in other.items():
             mine = self._totals.get(name, (0.0, 0))
             self._totals[name] = (mine[0] + total, mine[1] + count)
+
+    def take(self, other: "Sums") -> None:
+        """Add what another one has, which must not be used after this. Does not wait for the device."""
+        self.merge(other._totals)
+        for name, pending in other._pending.items():
+            self._pending.setdefault(name, []).extend(pending)
+            if len(self._pending[name]) >= FOLD:
+                self._fold(name)
 
     def state_dict(self) -> dict[str, Any]:
         """Summed over all ranks, so that any number of them can continue."""
@@ -111,22 +120,6 @@ def over_ranks(sums: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float
     return whole.read()
 
 
-def is_object(metric: Any) -> bool:
-    """Does it keep its own state (torchmetrics), or is it a function?"""
-    return hasattr(metric, "update") and hasattr(metric, "compute")
-
-
-def by_element(name: str, value: Any) -> dict[str, Tensor]:
-    """A result as tensors: entries of mappings and sequences, also nested, as NAME_key and NAME_0. NumPy works too."""
-    if isinstance(value, Mapping):
-        entries = list(value.items())
-    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Tensor, Mapping, list, tuple)) for v in value):
-        entries = list(enumerate(value))
-    else:
-        return {name: value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)}
-    return {key: v for part, inner in entries for key, v in by_element(f"{name}_{part}", inner).items()}
-
-
 def _call(function: Callable[..., Any], outputs: Any, targets: Any) -> Any:
     """A metric gets float32 and is computed in it, whatever the precision of the model."""
 
@@ -141,11 +134,17 @@ class Metrics:
     """The metrics of the config. Calling it gives their values for one batch; those that are objects see each batch of
     an evaluation, and give their values at its end. They get outputs in float32, whatever the precision of the model.
 
-    A vector or a mapping has a value per element: NAME_0, NAME_key. Raises UsageError for an object whose state is not
-    combined over ranks.
+    A vector or a mapping has a value per element: NAME_0, or NAME_class where there is one for each class; NAME_key.
     """
 
-    def __init__(self, metrics: Sequence[Any], device: torch.device, names: Sequence[str], mixing: Any = None) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[Any],
+        device: torch.device,
+        names: Sequence[str],
+        mixing: Any = None,
+        class_names: Sequence[str] = (),
+    ) -> None:
         """names: those in the log. mixing: the loader's batch_transforms; of labels that they mixed in training,
         metrics get the larger one."""
         moved = [(name, m.to(device) if hasattr(m, "to") else m) for name, m in zip(names, metrics, strict=True)]
@@ -155,12 +154,7 @@ class Metrics:
         self._evaluating = False
         self._usual: set[str] = set()  # functions that return a value per sample, or a mean
         self._classes: dict[str, int] = {}  # of the functions that return a vector; 0: it has a value per sample
-        for name, metric in self.objects.items():
-            if group.world_size() > 1 and not hasattr(metric, "sync"):
-                raise UsageError(
-                    f"metrics: {name} keeps a state that is not combined over processes; derive it from "
-                    f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
-                )
+        self._stateful = MetricObjects(self.objects, class_names)
 
     def __call__(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """The values of the functions: per sample [B], or the mean over the batch []."""
@@ -204,20 +198,30 @@ class Metrics:
         """A value per class, [C], or per class of each sample, [B, C], as one for each class; others as they are."""
         size = len(targets) if hasattr(targets, "__len__") else None
         if value.dim() == 2 and len(value) == size and value.shape[1] <= MAX_CLASSES:
-            return {f"{name}_{i}": value[:, i] for i in range(value.shape[1])}
+            labels = self._stateful.labels(value.shape[1])
+            return {f"{name}_{label}": column for label, column in zip(labels, value.T, strict=True)}
         if value.dim() == 1 and size is not None and len(value) > 1:  # per class, unless the first had one per sample
             classes = self._classes.setdefault(name, 0 if len(value) == size else len(value))
             if classes == len(value) <= MAX_CLASSES:
-                return {f"{name}_{i}": value[i] for i in range(classes)}
+                labels = self._stateful.labels(classes)
+                return {f"{name}_{label}": element for label, element in zip(labels, value, strict=True)}
         return {name: value}
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within this, objects see each batch."""
-        for metric in self.objects.values():
-            metric.reset()
+        self._stateful.reset()
         with self._set(True):
             yield
+
+    def check_ranks(self, largest_batch: int, label: str) -> None:
+        """Raise Stopped where an evaluation would leave a rank without samples, which torchmetrics cannot combine."""
+        if self.objects and largest_batch < group.world_size():
+            raise Stopped(
+                f"metrics: {', '.join(self.objects)} cannot be combined over {group.world_size()} processes in the "
+                f"{label}, whose batches have {largest_batch} samples: each process needs one; raise its batch_size, "
+                f"or use fewer processes"
+            )
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
         """Within this, objects see no batch."""
@@ -233,12 +237,11 @@ class Metrics:
 
     def compute(self) -> dict[str, float]:
         """The values of the objects."""
-        values: dict[str, float] = {}
-        for name, metric in self.objects.items():
-            for key, value in by_element(name, metric.compute()).items():
-                flat = value.flatten().tolist()
-                values |= {key: flat[0]} if len(flat) == 1 else {f"{key}_{i}": v for i, v in enumerate(flat)}
-        return {name: float(value) for name, value in values.items()}
+        return self._stateful.compute()
+
+    def short(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """For the console: without the elements of long vectors and matrices."""
+        return self._stateful.short(values) if self._stateful.long else values
 
     def state_dict(self) -> dict[str, Any]:
         return {name: m.state_dict() for name, m in self.objects.items() if hasattr(m, "state_dict")}

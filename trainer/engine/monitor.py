@@ -7,11 +7,15 @@ from typing import Any
 
 
 class Monitor:
-    """What `trainer.monitor` watches: `min val_loss` keeps the lowest, `off` nothing."""
+    """What `trainer.monitor` watches: `min val_loss` keeps the lowest, `off` nothing.
 
-    def __init__(self, monitor: str, early_stop: int | None) -> None:
+    keep_best: how many of the best are kept in `top`, [[value, step], ...], the best first.
+    """
+
+    def __init__(self, monitor: str, early_stop: int | None, keep_best: int = 1) -> None:
         self.mode, self.name = (*monitor.split(), "")[:2]
-        self.early_stop = early_stop
+        self.early_stop, self.keep_best = early_stop, keep_best
+        self.top: list[list[float]] = []
         self.best: float | None = None
         self.best_step = 0
         self.bad_count = 0  # validations since the best
@@ -30,14 +34,24 @@ class Monitor:
             self.best, self.best_step, self.bad_count = value, step, 0
         else:
             self.bad_count += 1
+        if not math.isnan(value):
+            self.top.append([value, step])
+            self.top.sort(key=lambda entry: entry[0], reverse=self.mode == "max")  # of equal values, the first stays
+            del self.top[self.keep_best :]
         return better
+
+    @property
+    def top_steps(self) -> list[int]:
+        return [int(step) for _, step in self.top]
 
     @property
     def stop(self) -> bool:
         return self.early_stop is not None and self.bad_count >= self.early_stop
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "bad_count": self.bad_count}
+        top = {"top": self.top} if self.keep_best > 1 else {}
+        return {"best": self.best, "best_step": self.best_step, "bad_count": self.bad_count, **top}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.best, self.best_step, self.bad_count = state["best"], state["best_step"], state["bad_count"]
+        self.top = [list(entry) for entry in state.get("top", ())][: self.keep_best]

@@ -1,13 +1,14 @@
 """Builds the optimizer of a config, or several, each for a submodule."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer.engine import kernels
+from trainer.engine import groups, kernels
+from trainer.engine.groups import Named
 from trainer.parallel import strategy
 from utils.errors import UsageError
 
@@ -24,27 +25,46 @@ def build_optimizer(config: Any, model: nn.Module, criterion: Any = None) -> Opt
     if not any(p.requires_grad for p in [*model.parameters(), *of_loss]):
         raise UsageError(f"arch: {config.run.arch.type} has no trainable parameter: all are frozen, or there are none")
     if not isinstance(spec, Mapping):
-        return _build(config, spec, [model], of_loss)
+        named = [*model.named_parameters(), *_of_criterion(criterion)]
+        return _build(config, spec, model, named, "optimizer")
     if any(p.requires_grad for p in of_loss):
         raise UsageError(
             f"loss: {config.run.loss.type} has parameters of its own, which none of the optimizers "
             f"{', '.join(spec)} trains; give one optimizer, or make the loss a submodule of the model"
         )
-    return {name: _build(config, part, [model.get_submodule(name)], []) for name, part in spec.items()}
+    built = {}
+    for name, part in spec.items():
+        module = model.get_submodule(name)
+        built[name] = _build(config, part, module, [*module.named_parameters(name)], f"optimizer.{name}")
+    return built
 
 
-def _build(config: Any, part: Any, modules: Sequence[nn.Module], more: Sequence[nn.Parameter]) -> Optimizer:
+def _of_criterion(criterion: Any) -> list[tuple[str, nn.Parameter]]:
+    return [*criterion.named_parameters("loss")] if isinstance(criterion, nn.Module) else []
+
+
+def _build(config: Any, part: Any, module: nn.Module, parameters: Named, key: str) -> Optimizer:
     """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
     named = config.resolve("optimizer", part)
-    parameters = [p for module in modules for p in module.parameters()] + list(more)
-    _check(part.type, named, modules[0])
+    _check(part.type, named, module)
     chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
     only = strategy(config.run.trainer).fused_optimizers
     has_kernel = part.type != "Adagrad" and (only is None or part.type in only)  # Adagrad's is for the CPU only
-    dense = all(p.is_floating_point() for p in parameters) and not any(_sparse(m) for m in modules)
+    dense = all(p.is_floating_point() for _, p in parameters) and not _sparse(module)
     fused = "fused" in inspect.signature(named).parameters and not chosen and has_kernel and dense
     fast = kernels.fast_optimizer if isinstance(named, type) else None
-    return config.build_part("optimizer", part, parameters, substitute=fast, **({"fused": True} if fused else {}))
+    given = {"fused": True} if fused else {}
+    with_names = "named_parameters" in inspect.signature(named).parameters  # pairs (name, parameter)
+    if not groups.has_groups(part):
+        what = parameters if with_names else [p for _, p in parameters]
+        return config.build_part("optimizer", part, what, substitute=fast, **given)
+    options = config.options_of_groups(part)
+    split = groups.split(part, options, parameters, module, key)
+    for group in split if not with_names else ():
+        group["params"] = [p for _, p in group["params"]]
+    optimizer = config.build_part("optimizer", part, split, substitute=fast, **given)
+    groups.finish(optimizer, part, options, key)
+    return optimizer
 
 
 def _check(name: str, named: Any, module: nn.Module) -> None:
@@ -58,7 +78,7 @@ def _check(name: str, named: Any, module: nn.Module) -> None:
     if name == "Muon" and other:
         raise UsageError(
             f"optimizer: Muon is for matrices only, and the model has other parameters ({', '.join(other[:3])}); use "
-            f"AdamW, or a class in trainer/optim.py that gives matrices to Muon and the rest to AdamW"
+            f"MuonAdamW, which gives the matrices to Muon and the rest to AdamW"
         )
 
 

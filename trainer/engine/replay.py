@@ -115,7 +115,7 @@ def run_to(trainer: "BaseTrainer", step: int) -> Replayed:
     Over several ranks, all must call it; the layer is that of the lowest rank that met one. Nothing is written.
     """
     trainer.finite = FiniteCheck(trainer.device)
-    trainer.train_mode()
+    trainer.before_steps()
     stream = trainer.data_loader.iter_steps(trainer.step)
     watch = Watch()
     values: dict[str, float] = {}

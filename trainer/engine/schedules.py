@@ -46,6 +46,7 @@ def _build(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -
     }
     if "total_steps" in given and {"epochs", "steps_per_epoch"} <= part.args.keys():
         given = {}  # OneCycleLR takes its length as these two as well
+    given |= _per_group(part.args, optimizer)
     if _follows_a_value(named):
         if options.monitor == "off":
             raise UsageError(
@@ -54,6 +55,17 @@ def _build(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -
         given |= {} if "mode" in part.args else {"mode": options.monitor.split()[0]}
     scheduler = config.build_part("lr_scheduler", part, optimizer, **given)
     return Schedule(scheduler, per_step, {"type": part.type, "args": {**part.args, **given}})
+
+
+def _per_group(args: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """The learning rates of OneCycleLR and CyclicLR, which are for all groups alike, scaled like those of "
+    "the groups."""
+    lr = optimizer.defaults.get("lr")
+    rates = [group["lr"] for group in optimizer.param_groups]
+    if not lr or all(rate == lr for rate in rates):
+        return {}
+    given = {name: args[name] for name in ("max_lr", "base_lr") if isinstance(args.get(name), int | float)}
+    return {name: [value * rate / lr for rate in rates] for name, value in given.items()}
 
 
 class Schedule:

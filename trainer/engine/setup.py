@@ -14,6 +14,7 @@ from logger import console
 from logger.console import log
 from trainer.checkpoint import files, init_from
 from trainer.engine import backends, compilation
+from trainer.engine.model_table import class_name
 from trainer.engine.schedules import by_name
 from trainer.parallel import strategy
 from utils.config import names
@@ -91,11 +92,11 @@ def validation(config: Any, data_loader: Any) -> Any:
     return found.get("", found) if found.keys() == {""} else found or None
 
 
-def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any]) -> Any:
+def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any], **more: Any) -> Any:
     """A loader of all evaluation data of a part, built with training=False unless a validation set says otherwise.
 
     facts: those of the training data, for a loader that has a parameter of this name: class names, vocabulary, means.
-    In training it gets none, and learns them from the training part.
+    In training it gets none, and learns them from the training part. more: arguments for the loader.
     """
     plain = {"shuffle": False, "validation_split": 0.0}
     if section == "data_loader" or "training" not in part.args:
@@ -107,14 +108,14 @@ def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any]) ->
     for name in ("fold", "folds"):  # BaseDataLoader's own: a loader may mean something else by them
         if name in parameters and parameters[name].annotation == (int | None):
             given[name] = None
-    return config.build_part(section, part, **given).for_testing()
+    return config.build_part(section, part, **given, **more).for_testing()
 
 
 def model(config: Any, device: torch.device, data_loader: Any, run: Run | None = None) -> nn.Module:
-    """The model on its device. Its weights are a function of the seed, or come from `init_from`.
+    """The model on its device. Its weights are a function of the seed, come from `init_from`, or from its library.
 
-    Lazy layers get their shapes from the first batch of the loader.
-    Where the run has a checkpoint, `init_from` is not read: that file may have been deleted.
+    Lazy layers get their shapes from the first batch of the loader. run: None where a checkpoint is to be loaded, for
+    which no file of weights is read; nor is it where the run has a checkpoint: that file may have been deleted.
     """
     options, several = config.run.trainer, config.run.optimizer
     seed_all(mix(config.run.seed, INIT_KEY))
@@ -124,9 +125,13 @@ def model(config: Any, device: torch.device, data_loader: Any, run: Run | None =
     if _channels_last(options, built, device):
         built = built.to(memory_format=torch.channels_last)
     begun = run is not None and run.exists and files.checkpoints(run.checkpoints)
-    if config.run.init_from is not None and not begun:
-        for line in init_from.load(built, Path(config.run.init_from)):
-            log.info(line)
+    path, lines = config.run.init_from, list[str]()
+    if path is not None and not begun:
+        lines = init_from.load(built, Path(path))
+    elif run is not None and not begun:
+        lines = init_from.load_published(config)
+    for line in lines:
+        log.info(line)
     roots = list(several) if isinstance(several, dict) else []
     return strategy(options).prepare(built, options, roots, device).to(device)
 
@@ -155,19 +160,22 @@ def _channels_last(options: Any, model: nn.Module, device: torch.device) -> bool
     if options.channels_last is not None:
         return bool(options.channels_last)
     faster = device.type == "cpu" or (device.type == "cuda" and options.precision != "fp32")
-    return faster and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if device.type == "cpu" and any(_crashes_in_channels_last(module) for module in convolutions):
+        return False
+    return faster and bool(convolutions)
+
+
+def _crashes_in_channels_last(conv: nn.Conv2d) -> bool:
+    """Does torch (2.15, on CPUs with AVX-512) write beyond its memory in the backward pass? It does for 1 x 1 filters
+    with a stride over few channels, such as a shortcut of a narrow ResNet."""
+    pointwise = max(conv.kernel_size) == 1 and max(conv.stride) > 1
+    return pointwise and conv.in_channels // conv.groups < 16
 
 
 def summary(model: nn.Module) -> str:
-    """Parameters of the model and of each of its children."""
-    rows = [(name, _class(child), count_parameters(child)) for name, child in model.named_children()]
-    rows.append((_class(model), "", count_parameters(model)))
-    wide = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
-    lines = [f"  {name:<{wide[0]}}  {kind:<{wide[1]}}  {n:>12,}" for name, kind, n in rows[:-1]]
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = "" if trainable == rows[-1][2] else f", {trainable:,} of them trained"
-    return "\n".join([f"{_class(model)}: {rows[-1][2]:,} parameters{frozen}", *lines])
-
-
-def _class(module: nn.Module) -> str:
-    return type(module).__name__.removeprefix("FSDP")  # sharding puts it before the name
+    """The number of its parameters; the table of its layers comes with the first step (model_table.py)."""
+    total = count_parameters(model)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = "" if trained == total else f", {trained:,} of them trained"
+    return f"{class_name(model)}: {total:,} parameters{frozen}"

@@ -70,6 +70,8 @@ class Step:
         self._pass_complete = False
         self._weights: list[float | Tensor] | None = None  # of the micro-batches of this pass, where they were stated
         self._parameters: list[nn.Parameter] | None = None  # all that may get a gradient
+        self._places: dict[nn.Parameter, int] | None = None  # in that list
+        self.grad_norms: dict[int, Tensor | float] = {}  # of the last step, before clipping, by the id of the optimizer
         self._averaged: set[int] = set()  # ids of the optimizers whose gradients are averaged in this pass
 
     # -- for trainer.py -----------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ class Step:
             raise RuntimeError("update() after a pass that was left early: a step needs all of its micro-batches")
         if id(optimizer) not in self._averaged:
             self._averaged.add(id(optimizer))
-            self.parallel.average(_parameters(optimizer))
+            self.parallel.average(self._parameters_of(optimizer))
             self._normalize(optimizer)
 
     def update(self, optimizer: Optimizer | Mapping[str, Optimizer]) -> None:
@@ -165,7 +167,8 @@ class Step:
             self.average(optimizer)
         with self.clock.phases["optimizer"]:
             self.scaler.unscale_(optimizer)
-            norm = self.parallel.clip(_parameters(optimizer), self.options.clip_grad_norm)
+            norm = self.parallel.clip(self._parameters_of(optimizer), self.options.clip_grad_norm)
+            self.grad_norms[id(optimizer)] = norm
             if not self.scaler.is_enabled():  # else the scaler skips a step whose gradients are not finite
                 self._check_norm(norm)
             try:
@@ -196,6 +199,11 @@ class Step:
         """May a pass of the step that runs have changed weights already?"""
         return self._pass > 1
 
+    @property
+    def pass_complete(self) -> bool:
+        """Have all micro-batches of the pass that runs been computed?"""
+        return self._pass_complete
+
     def read(self, stream: Iterator[Any]) -> list[Any]:
         """The micro-batches of the next step, on the device."""
         batches = [next(stream) for _ in range(self.data_loader.sampler.accumulate)]
@@ -214,6 +222,10 @@ class Step:
         for shard, batch in enumerate(batches):
             batch.shard = shard
         return [batch for batch in batches if batch.size]
+
+    def set_step_size(self, size: int) -> None:
+        """The samples of the next step over all ranks, where `read` does not find them out."""
+        self._step_size = size
 
     def note_skipped(self, bad: list[tuple[int, str]]) -> None:
         """Add samples that could not be read, (index, why), of all ranks; raises Stopped above the number allowed."""
@@ -304,9 +316,19 @@ class Step:
             if self.world_size > 1:
                 torch.distributed.all_reduce(total)
             factor = torch.where(total > 0, self._step_size / total, 0.0)
-        for p in _parameters(optimizer):
+        for p in self._parameters_of(optimizer):
             if p.grad is not None:
                 p.grad.mul_(factor)
+
+    def _parameters_of(self, optimizer: Optimizer) -> list[nn.Parameter]:
+        """In the order of the model, so that sums over them do not depend on parameter groups."""
+        held = [p for group_ in optimizer.param_groups for p in group_["params"]]
+        if len(optimizer.param_groups) == 1:
+            return held
+        if self._places is None:
+            self._places = {p: i for i, p in enumerate(self._parameters or ())}
+        places = self._places
+        return sorted(held, key=lambda p: places.get(p, len(places)))
 
     def _check_norm(self, norm: Tensor | float) -> None:
         if isinstance(norm, Tensor):
@@ -334,7 +356,3 @@ def not_fused(optimizer: Optimizer) -> Iterator[None]:
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """The sum of several losses, each a mean [] or a value per sample [B]."""
     return torch.stack([loss.mean() for loss in losses.values()]).sum()
-
-
-def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [p for group_ in optimizer.param_groups for p in group_["params"]]

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from logger.console import log
 from logger.metrics_jsonl import FILE_NAME, MetricsJsonl
+from logger.writer import RunInfo
 from trainer.checkpoint import files, state
+from trainer.engine import samples
 from utils.config import Config
 from utils.config import load as load_config
 from utils.errors import Stopped
@@ -29,19 +31,46 @@ def load(path: Path, overrides: Sequence[str]) -> tuple[Config, dict[str, Any]]:
     return config, saved
 
 
-def report(trainer: "BaseTrainer", saved: Mapping[str, Any], path: Path) -> None:
-    """Evaluate on the test data, print a table, and add a line to the run's metrics.jsonl."""
-    state.load_parts(trainer, saved, path)
-    trainer.step, loader = saved["step"], trainer.data_loader
+def report(
+    trainer: "BaseTrainer",
+    saved: Mapping[str, Any] | None,
+    path: Path,
+    by_class: bool = False,
+    save: Path | None = None,
+) -> None:
+    """Evaluate on the test data, print a table, and add a line to the run's metrics.jsonl.
+
+    saved: the state in the checkpoint; None: the model is ready. by_class: print more. save: where to write the outputs
+    of each sample.
+    """
+    if saved is not None:
+        state.load_parts(trainer, saved, path)
+        trainer.step = saved["step"]
+    collector, loader = samples.Collector(), trainer.data_loader
+    if by_class or save is not None:
+        trainer.callbacks.append(collector)
+    folder = path.parent.parent
+    of_run = saved is not None and path.parent.name == CHECKPOINTS and (folder / "config.yaml").is_file()
+    if saved is not None and of_run and group.is_main():
+        run = RunInfo(folder, saved["config"], step=trainer.step)
+        trainer.reporter.open_for_test(trainer.config.build("logger"), run)
     values = trainer.evaluate(loader, "test")
     assert values is not None, "nothing handles signals here"
     width = max(map(len, values))
     rows = "\n".join(f"  {name:<{width}}  {value:.6g}" for name, value in values.items())
-    log.info(f"{path}, step {trainer.step}, on {loader.sampler.n:,} test samples\n{rows}")
-    folder = path.parent.parent
-    if group.is_main() and path.parent.name == CHECKPOINTS and (folder / "config.yaml").is_file():
+    step = f", step {trainer.step}" if saved is not None else ""
+    log.info(f"{path}{step}, on {loader.sampler.n:,} test samples\n{rows}")
+    if collector in trainer.callbacks and (found := collector.collected(loader)):
+        loss, facts = trainer.config.run.loss.type, trainer.config.facts
+        if by_class:
+            log.info("\n".join(samples.report(found, loss, facts)))
+        if save is not None:
+            samples.save(found, save, loss, facts)
+    if saved is not None and of_run and group.is_main():
         writer = MetricsJsonl(folder)
         writer.scalars(trainer.step, saved["epoch"], "test", values)
         if writer.file.unwritten:
             raise Stopped(f"{folder / FILE_NAME}: the result could not be written there")
         log.info(f"written to {folder / FILE_NAME}")
+        trainer.reporter.test_result(trainer.step, saved["epoch"], values)
+    trainer.reporter.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from collections import defaultdict
 from time import perf_counter
 from types import TracebackType
@@ -106,3 +107,47 @@ class _Phase:
         clock._inner, self.outer = self.outer, None
         if clock._events is not None:
             clock._record(self.name)
+
+
+MATTERS_FROM = 10.0  # seconds: of a shorter run, the shares say little
+LIMITS = {"data": 0.3, "checkpoints": 0.2, "validation": 0.4, "logging": 0.2, "other": 0.3}  # of the time
+
+
+class Advisor:
+    """What to change where a part other than computing takes much of the time."""
+
+    def __init__(self, num_workers: int, in_memory: bool, cores: int | None = None) -> None:
+        """cores: that this process may use."""
+        self.num_workers, self.in_memory = num_workers, in_memory
+        self.cores = cores or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+
+    def advice(self, shares: dict[str, float]) -> list[str]:
+        """One line for each phase that takes too much. shares: seconds of each phase."""
+        total = sum(shares.values())
+        if total < MATTERS_FROM:
+            return []
+        high = [(shares[name] / total, name) for name, limit in LIMITS.items() if shares.get(name, 0) > limit * total]
+        return [f"{share:.0%} of the time {self._what(name)}" for share, name in sorted(high, reverse=True)]
+
+    def _what(self, name: str) -> str:
+        return {
+            "data": f"was spent waiting for data: {self._data()}",
+            "checkpoints": "went into checkpoints: raise trainer.save_period or save_steps",
+            "validation": "went into validation: raise trainer.valid_period or valid_steps, or validate on fewer "
+            "samples",
+            "logging": "went into logging: raise trainer.log_steps, or log less often in callbacks",
+            "other": "went into callbacks and the like: let them do less after each step",
+        }[name]
+
+    def _data(self) -> str:
+        if self.in_memory:
+            return "build whole batches in the data set's __getitems__, or set data_loader.args.resident=true on a GPU"
+        if self.num_workers == 0 and self.cores > 1:
+            return f"set data_loader.args.num_workers={min(self.cores, 4)}"
+        if self.num_workers < self.cores:
+            return (
+                f"raise data_loader.args.num_workers from {self.num_workers} to {min(self.cores, 2 * self.num_workers)}"
+            )
+        return "all cores read already: make a sample cheaper, such as smaller image files and fewer transforms"

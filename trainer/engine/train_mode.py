@@ -13,35 +13,36 @@ SHOWN = 5  # names in a message
 
 
 class TrainMode:
-    """Train mode for all of a model but the frozen parts that its constructor has put into eval mode.
+    """Train mode for all of a model but the frozen parts that its constructor, or Freeze, has put into eval mode.
 
     A model that arrives in eval mode as a whole, as those of Hugging Face do, trains in train mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        whole = unwrap(model)
-        candidates = [m for m in whole.modules() if not m.training and any(True for _ in m.parameters())]
-        self._kept = [m for m in candidates if _frozen(m)] if whole.training else []
+        self._kept: list[tuple[nn.Module, nn.Module]] = []  # in eval mode, while the second is frozen
 
     def start(self) -> None:
         """Train mode, saying where frozen weights do not mean a frozen layer."""
+        whole = unwrap(self.model)
+        owners = owned(whole)
+        self._kept = (
+            [(m, owner) for _, m, owner in owners if not m.training and frozen(owner)] if whole.training else []
+        )
         self.train()
-        norms = [(name, m) for name, m in unwrap(self.model).named_modules() if isinstance(m, _NormBase) and m.training]
-        moving = [
-            name for name, m in norms if m.track_running_stats and any(True for _ in m.parameters()) and _frozen(m)
-        ]
+        moving = [name for name, m, owner in owners if is_batch_norm(m) and m.training and m is owner and frozen(m)]
         if moving:
             more = f" and {len(moving) - SHOWN} more" if len(moving) > SHOWN else ""
             log.warning(
                 f"{', '.join(moving[:SHOWN])}{more}: batch norm with frozen weights still updates its running "
-                f"statistics; call eval() on it in the model's constructor to keep them"
+                f"statistics; to keep them freeze by the callback Freeze, or call eval() on it in the model's "
+                f"constructor"
             )
 
     def train(self) -> None:
         self.model.train()
-        for module in self._kept:
-            if _frozen(module):  # a callback may have unfrozen it
+        for module, owner in self._kept:
+            if frozen(owner):  # a callback may have unfrozen it
                 module.eval()
 
     @contextlib.contextmanager
@@ -54,5 +55,21 @@ class TrainMode:
             self.train()
 
 
-def _frozen(module: nn.Module) -> bool:
+def frozen(module: nn.Module) -> bool:
     return not any(p.requires_grad for p in module.parameters())
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Does it keep running statistics?"""
+    return isinstance(module, _NormBase) and module.track_running_stats
+
+
+def owned(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:
+    """(name, module, the innermost module around it that has parameters) of all modules but those without any."""
+    found: dict[str, tuple[str, nn.Module, nn.Module]] = {}
+    for name, module in model.named_modules():
+        has_own = any(True for _ in module.parameters())
+        parent = found.get(name.rpartition(".")[0])
+        if has_own or parent:
+            found[name] = name, module, module if has_own or not parent else parent[2]
+    return list(found.values())

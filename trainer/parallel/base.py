@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.engine import kernels
 from trainer.parallel import buffers
@@ -37,7 +38,7 @@ class Strategy:
     fused_optimizers: ClassVar[frozenset[str] | None] = None  # which have a fused kernel for its weights; None: all
     kept_bytes: ClassVar[int] = 2**30  # the largest freed block of CPU memory that is kept for the next step
     saves_on_all_ranks = False
-    statistics: Sequence[Tensor] = ()  # of batch norm: those that travel with the gradients
+    norms: Sequence[_NormBase] = ()  # batch norms whose statistics travel with the gradients
 
     @classmethod
     def accumulate(cls, options: Options) -> int:
@@ -63,7 +64,7 @@ class Strategy:
         self.ranks = self.world_size  # gradients are the mean over this many ranks
         self.model = model if calls_parts else self.wrap(model)
         self.connect()
-        self._buffers = buffers.Buffers(unwrap(self.model), self.statistics)
+        self._buffers = buffers.Buffers(unwrap(self.model), self.norms)
 
     def connect(self) -> None:
         """Start with the same weights and buffers on all ranks."""

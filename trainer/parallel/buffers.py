@@ -55,11 +55,19 @@ def unpack(flat: Tensor, tensors: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(tensors), [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])
 
 
-def running_statistics(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The running statistics of batch norm, and the numbers of batches in them."""
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
-    statistics = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
-    return statistics, [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
+def batch_norms(model: nn.Module) -> list[_NormBase]:
+    """The batch norms that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+
+
+def running_statistics(norms: Sequence[_NormBase]) -> list[Tensor]:
+    """The running statistics of those in train mode: a mean over three ranks would round those of frozen ones."""
+    return [t for m in norms if m.training for t in (m.running_mean, m.running_var) if t is not None]
+
+
+def batch_counts(norms: Sequence[_NormBase]) -> list[Tensor]:
+    """The numbers of batches in the running statistics."""
+    return [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
 
 
 class Buffers:
@@ -68,17 +76,17 @@ class Buffers:
     Running statistics of batch norm are averaged, so that all samples count. Of other buffers, rank 0's are used.
     """
 
-    def __init__(self, model: nn.Module, done: Sequence[Tensor]) -> None:
-        """done: statistics that already travel with the gradients."""
-        statistics, counts = running_statistics(model)
-        self.averaged = [] if done else statistics
-        known = {id(t) for t in statistics + counts}  # each rank counts its batches alike
+    def __init__(self, model: nn.Module, done: Sequence[_NormBase]) -> None:
+        """done: batch norms whose statistics already travel with the gradients."""
+        norms = batch_norms(model)
+        self.averaged = [] if done else norms
+        known = {id(t) for m in norms for t in m.buffers(recurse=False)}  # each rank counts its batches alike
         saved = [t for t in model.state_dict(keep_vars=True).values() if isinstance(t, Tensor) and id(t) not in known]
         self.others = [t for t in saved if not isinstance(t, nn.Parameter)]
 
     @torch.no_grad()
     def sync(self) -> None:
-        average_tensors(self.averaged)
+        average_tensors(running_statistics(self.averaged))
         broadcast_tensors(self.others)
 
 

@@ -32,13 +32,16 @@ class ExactRanks(Strategy):
         self.ranks = 1  # a micro-batch's gradient is added up, not averaged
         buffers.broadcast_model(self.model)
         self.parameters: list[nn.Parameter] = []  # that get a gradient in this pass
-        self.statistics, self.counts = buffers.running_statistics(self.model)
+        self.norms = buffers.batch_norms(self.model)
+        self.statistics: list[Tensor] = []  # that move in this pass
+        self.counts = buffers.batch_counts(self.norms)
         self._sum: Tensor | None = None
         self._start: list[Tensor] = []
         self._micro_batches = 0
 
     def begin_pass(self) -> None:
         self._sum, self._micro_batches = None, 0
+        self.statistics = buffers.running_statistics(self.norms)
         self.parameters = [p for p in (*self.model.parameters(), *self.more) if p.requires_grad]
 
     @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Replicated(Strategy):
     def connect(self) -> None:
         self.ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         self.named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad] if self.ddp else []
-        self.statistics = [] if self.ddp else buffers.running_statistics(self.model)[0]
+        self.norms = [] if self.ddp else buffers.batch_norms(self.model)
         if not self.ddp:  # which does it by itself
             buffers.broadcast_model(self.model)
         # Has every parameter a gradient on every rank? None: not known yet. False: a rank may have no samples
@@ -81,8 +81,9 @@ class Replicated(Strategy):
             if others := [p for p in parameters if p.requires_grad and p not in known]:
                 _average(others, ())
         if not self._in_backward:
-            ranks = _average([p for _, p in self.named] or parameters, self.statistics)
-            if self.complete is None:
+            trained = [p for p in [p for _, p in self.named] or parameters if p.requires_grad]
+            ranks = _average(trained, buffers.running_statistics(self.norms))
+            if self.complete is None and all(p.requires_grad for _, p in self.named):  # not while some are frozen
                 self.complete = all(n == world_size() for n in ranks)
             return
         without = [name for name, p in self.named if p.grad is None]

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from utils.config import names, schema
+from utils.config import names, published, schema
 from utils.config.files import ConfigError, Dumper, KeyPath, Tree, did_you_mean, nearest, parse, read
 from utils.config.signatures import signature_of
 from utils.config.values import Misfit, wants_factory
@@ -41,7 +41,9 @@ def load(files: Sequence[str | Path | Mapping[str, Any]], overrides: Sequence[st
     notes: list[str] = []
     for override in overrides:
         try:
+            before = _rate(tree, override)
             tree.set(override)
+            _scale_groups(tree, override, before)
         except ConfigError as e:
             problems += e.problems
     try:
@@ -52,6 +54,37 @@ def load(files: Sequence[str | Path | Mapping[str, Any]], overrides: Sequence[st
     if problems:
         raise ConfigError(problems, notes)
     return Config(run, tree)
+
+
+def _rate(tree: Tree, override: str) -> Any:
+    """The learning rate that an override is to change; None for another override."""
+    keys = override.partition("=")[0].split(".")
+    if keys[0] != "optimizer" or keys[-2:] != ["args", "lr"]:
+        return None
+    at: Any = tree.data
+    for key in keys:
+        at = at.get(key) if isinstance(at, Mapping) else None
+    return at
+
+
+def _scale_groups(tree: Tree, override: str, before: Any) -> None:
+    """`--lr X` scales the learning rates of all groups of that optimizer by the same factor."""
+    after = _rate(tree, override)
+    if after is None:
+        return
+    part = tree.data["optimizer"]
+    for key in override.split(".args.lr")[0].split(".")[1:]:
+        part = part[key]
+    groups = part.get("groups") if isinstance(part.get("groups"), list) else []
+    for group in [group for group in groups if isinstance(group, dict) and "lr" in group]:
+        if not all(isinstance(rate, int | float) and rate for rate in (before, after, group["lr"])):
+            raise ConfigError(
+                [
+                    f"command line: {override}: cannot scale the learning rates of optimizer.groups, as the config has "
+                    f"no args.lr to scale them from; give it there too"
+                ]
+            )
+        group["lr"] *= after / before
 
 
 def _plain_tree(config: Mapping[str, Any]) -> Tree:
@@ -70,6 +103,7 @@ class Config:
     def __init__(self, run: schema.RunConfig, tree: Tree):
         self.run, self.tree = run, tree
         self.facts: dict[str, Any] = {}
+        self.published: list[tuple[Any, Any]] = []  # (model built, what builds it with its library's weights)
 
     @property
     def custom(self) -> dict[str, Any]:
@@ -99,6 +133,7 @@ class Config:
         """The part of a section, called with the config's arguments and these; None if the config names none, a list
         for a list. Of several optimizers or schedules, build each with `build_part`."""
         named = getattr(self.run, section)
+        self.published = [] if section == "arch" else self.published
         if isinstance(named, list):
             return [self.build_part(section, part, *args, **kwargs) for part in named]
         return None if named is None else self.build_part(section, named, *args, **kwargs)
@@ -129,6 +164,25 @@ class Config:
             expected = names.SECTIONS[section].expected
             raise ConfigError([f"{self.tree.place(path)}: {part.type}: {wrong}; expected {expected}"])
         return built
+
+    def options_of_groups(self, part: schema.OptimizerPart) -> list[dict[str, Any]]:
+        """The options of each of its parameter groups, as the optimizer's annotations want them."""
+        path = next(path for path, named in self._parts("optimizer") if named is part)
+        options, problems = self._options_of_groups(path, part, self.resolve("optimizer", part))
+        if problems:
+            raise ConfigError(problems)
+        return options
+
+    def _options_of_groups(
+        self, path: KeyPath, part: schema.OptimizerPart, thing: Any
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        bound = [names.bound("optimizer", thing, group.options, lambda part, *_: part) for group in part.groups]
+        problems = [
+            f"{self.tree.place((*path, 'groups', i, *at))}: {message}"
+            for i, one in enumerate(bound)
+            for at, message in one.problems
+        ]
+        return [one.values for one in bound], problems
 
     def _bound(
         self,
@@ -192,7 +246,12 @@ class Config:
         if first and args and first in list(signature_of(thing).parameters)[1:]:  # ChainedScheduler(schedulers, ...)
             args, values = args[1:], {**values, first: args[0]}
         try:
-            return thing(*args, **values)
+            if section.removesuffix(" argument") != "arch":
+                return thing(*args, **values)
+            without, with_weights = published.without_weights(thing, values)
+            built = thing(*args, **without)
+            self.published += [(built, with_weights)] if with_weights else []
+            return built
         except (UsageError, Stopped):
             raise
         except Exception as e:
@@ -223,6 +282,9 @@ class Config:
             if path in found:
                 given = names.given_to_trainers() if section == "trainer" else ()
                 problems += self._bound(section, path, found[path], part.args, facts, given)[1]
+                problems += [f"{self.tree.place(path)}: {lack}" for lack in names.missing_libraries(found[path])]
+                if isinstance(part, schema.OptimizerPart):
+                    problems += self._options_of_groups(path, part, found[path])[1]
         if train and ("trainer",) in found:
             problems += self._metric_problems(found["trainer",])
             problems += self._monitor_problems(found["trainer",], loader) if loader is not None else []

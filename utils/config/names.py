@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from utils.config import published
 from utils.config.data_sets import (
     DATASET,
     LOADER,
@@ -30,7 +31,7 @@ from utils.config.signatures import Bound, Signature, bind, positional, signatur
 from utils.config.values import MODULE, OPEN, Nested, full_name, is_a, wants_factory
 
 TRAINER = "trainer.engine.base_trainer.BaseTrainer"
-HOOKS = ("after_step", "during_eval", "after_eval_batch", "after_epoch")
+HOOKS = ("before_training", "after_step", "during_eval", "after_eval_batch", "after_epoch")
 TARGETS = ("target", "targets", "label", "labels", "y", "y_true")
 IMAGES = ("image", "images", "img", "picture", "x", "sample")
 
@@ -48,6 +49,7 @@ class Section:
     called: bool = False  # a function is not called to build the part: it is the part, called with (output, target)
     filled: tuple[str, ...] = ()  # parameters that the code gives if the config does not
     any_class: bool = False  # does each class that the project defines there count?
+    any_case: bool = False  # are upper and lower case the same in its names?
     callables: bool = False  # do classes whose objects can be called count, and such objects themselves?
 
 
@@ -83,6 +85,10 @@ SECTIONS = {
     "callbacks": Section(
         ("trainer/callbacks", "trainer"), "trainer/callbacks/", (),
         f"a class with {', '.join(HOOKS[:-1])} or {HOOKS[-1]}", hooks=HOOKS,
+    ),
+    "logger": Section(
+        ("logger",), "logger/writer.py", (), "a class derived from logger.writer.Writer", "logger.writer.Writer",
+        any_case=True,
     ),
     "trainer": Section(
         ("trainer",), "trainer/trainer.py", (),
@@ -239,6 +245,8 @@ def misbuilt(section: str, part: Any) -> str | None:
 
 def find(section: str, name: str) -> Any:
     """The class, function or callable of that name. LookupError: there is none; says why and what there is."""
+    if name.startswith(published.TIMM) and section.removesuffix(" argument") == "arch":
+        return published.timm_builder(name)
     why = ""
     if not name.startswith("_"):
         own, why = _own(section, name)
@@ -264,6 +272,9 @@ def _own(section: str, name: str) -> tuple[Any, str]:
     """What the project calls `name`; or None, and why if there is something of that name."""
     at = KINDS[section]
     own = list(files(at.rooms, at.home))
+    if at.any_case:
+        same = [other for file in own for other in file.defined if other.lower() == name.lower()]
+        name = name if name in same or not same else same[0]
     places = [(file, file.defined[name]) for file in own if name in file.defined]
     if len(places) > 1:
         both = " and ".join(f"{file.path}:{line}" for file, line in places)
@@ -386,9 +397,17 @@ def from_facts(section: str, thing: Any, args: Mapping[str, Any]) -> list[str]:
     """The parameters that facts of the data may fill: those that the config leaves open."""
     if section.removesuffix(" argument") not in FROM_FACTS:
         return []
-    if args.get("weights") is not None and str(getattr(thing, "__module__", "")).startswith("torchvision."):
-        return []  # a pretrained head has the weights' number of classes
     return [name for name in accepted(section, thing).parameters if name not in args]
+
+
+def missing_libraries(thing: Any) -> list[str]:
+    """What a part's `libraries` (module -> extra in pyproject.toml) names and is not installed, and how to get it."""
+    found = []
+    for module, extra in getattr(thing, "libraries", {}).items():
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:  # a folder of this name, such as W&B makes, is no library
+            found.append(f"{name_of(thing)} needs {module}, which is not installed: make extra NAME={extra}")
+    return found
 
 
 def loader_mentions(word: str, loader: Callable[..., Any]) -> bool:

@@ -6,6 +6,7 @@ To add a key, add one line with a Field here; the code that reads it is in train
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable
 from enum import Enum
 from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
@@ -61,6 +62,49 @@ class SchedulerPart(Part):
     interval: Literal["step", "epoch"] | None = Field(None, description="when it advances; null: what its type expects")
 
 
+class Group(Model):
+    """Parameters whose names match, and options of the optimizer for them: lr, weight_decay, ..."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    match: str | list[str] = Field(description="patterns of parameter names, such as head.* or *.bias")
+    name: str | None = Field(None, pattern=r"^[\w.-]+$", description="in the log: lr_NAME; null: from the pattern")
+
+    @property
+    def label(self) -> str:
+        pattern = self.match if isinstance(self.match, str) else "_".join(self.match)
+        return self.name or re.sub(r"[^\w-]+", "_", pattern).strip("_") or "group"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key != "name" or value is not None}
+
+
+class OptimizerPart(Part):
+    """An optimizer."""
+
+    groups: list[Group] = Field([], description="options for some of the parameters; the first that matches counts")
+    no_decay: bool = Field(False, description="no weight decay for biases and norms")
+    layer_decay: Annotated[float, Gt(0), Le(1)] | None = Field(
+        None, description="factor of the learning rate from each layer to the one before it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in dump(self).items() if key in ("type", "args") or value}
+
+    @field_validator("groups")
+    @classmethod
+    def _distinct(cls, value: list[Group]) -> list[Group]:
+        names = [group.label for group in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"several groups are called {', '.join(twice)} in the log; give each its own, name: NAME")
+        return value
+
+
 class MetricPart(Part):
     """A metric."""
 
@@ -95,11 +139,16 @@ def _shape(value: Any) -> str:
 
 
 Parts = Annotated[Annotated[Part, Tag("(one)")] | Annotated[dict[str, Part], Tag("(several)")], Discriminator(_shape)]
+OptimizerParts = Annotated[
+    Annotated[OptimizerPart, Tag("(one)")] | Annotated[dict[str, OptimizerPart], Tag("(several)")],
+    Discriminator(_shape),
+]
 SchedulerParts = Annotated[
     Annotated[SchedulerPart, Tag("(one)")] | Annotated[dict[str, SchedulerPart], Tag("(several)")],
     Discriminator(_shape),
 ]
 NONE_IS_EMPTY = BeforeValidator(lambda value: [] if value is None else value)
+ONE_IS_A_LIST = BeforeValidator(lambda value: [value] if isinstance(value, str | dict) else value)
 
 
 class TrainerConfig(Model):
@@ -118,12 +167,15 @@ class TrainerConfig(Model):
     valid_period: Count = Field(1, description="epochs between validations")
     valid_steps: Count | None = Field(None, description="optimizer steps between validations")
     keep_last: Count = Field(3, description="checkpoints to keep, besides the best")
+    keep_best: Count = Field(
+        1, description="best checkpoints to keep by `monitor`; several are called model_best_step<N>.pth"
+    )
     verbosity: Literal[0, 1, 2] = Field(2, description="console output: 0 warnings, 1 epochs, 2 everything")
     monitor: str = Field("off", description="how to choose the best model: min NAME, max NAME or off")
     early_stop: Natural | None = Field(
         None, description="stop after this many validations without a better `monitor`; 0 or null: off"
     )
-    tensorboard: bool = Field(True, description="write TensorBoard event files")
+    tensorboard: bool = Field(True, description="write TensorBoard event files, where there is no key `logger`")
     log_steps: Count = Field(50, description="optimizer steps between log points")
     accumulate: Count = Field(1, description="micro-batches per batch; saves memory, not time")
     clip_grad_norm: Positive | None = Field(None, description="maximum global gradient norm")
@@ -197,12 +249,15 @@ class RunConfig(Model):
     valid_data_loader: Parts | None = Field(
         None, description="validation data, from data_loader/; several as {name: part}"
     )
-    optimizer: Parts = Field(description="from trainer/ or torch.optim; several as {submodule: part}")
+    optimizer: OptimizerParts = Field(description="from trainer/ or torch.optim; several as {submodule: part}")
     loss: Part = Field(description="from model/ or torch.nn")
     metrics: Annotated[list[MetricPart], NONE_IS_EMPTY] = Field([], description="from model/ or torchmetrics")
     lr_scheduler: SchedulerParts | None = Field(None, description="from trainer/ or torch.optim.lr_scheduler")
     callbacks: Annotated[list[Part], NONE_IS_EMPTY] = Field(
         [], description="from trainer/callbacks/ or trainer/, run in this order"
+    )
+    logger: Annotated[list[Part], ONE_IS_A_LIST] | None = Field(
+        None, description="writers of logger/, such as [tensorboard, wandb]; null: TensorBoard, if trainer.tensorboard"
     )
     init_from: FilePath | None = Field(None, description="a checkpoint whose weights the run starts from")
     trainer: TrainerConfig = Field(description="how long, how often and how to train")
@@ -232,6 +287,14 @@ class RunConfig(Model):
             raise ValueError(f"duplicate metric {', '.join(twice)}; give one of the two another, name: NAME")
         return value
 
+    @field_validator("logger")
+    @classmethod
+    def _each_once(cls, value: list[Part] | None) -> list[Part] | None:
+        types = [part.type.lower() for part in value or ()]
+        if twice := sorted({name for name in types if types.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} is listed twice; each writer shows the whole run, so name it once")
+        return value
+
     @field_validator("lr_scheduler")
     @classmethod
     def _of_an_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
@@ -255,7 +318,8 @@ class RunConfig(Model):
 PART = "NAME or {type: NAME, args: {...}}"
 NAMES: dict[Any, str] = {
     bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null",
-    Part: PART, SchedulerPart: PART, MetricPart: PART, Callable: PART, TrainerConfig: "a mapping",
+    Part: PART, SchedulerPart: PART, OptimizerPart: PART, MetricPart: PART, Callable: PART,
+    Group: "{match: PATTERN, OPTION: VALUE, ...}", TrainerConfig: "a mapping",
 }  # fmt: skip
 
 
@@ -294,8 +358,10 @@ def _model(path: KeyPath) -> type[BaseModel]:
     """The model whose keys are under `path`."""
     if not path:
         return RunConfig
+    if path[0] == "optimizer" and "groups" in path:
+        return Group
     models: dict[Any, type[BaseModel]] = {
-        "trainer": TrainerConfig, "lr_scheduler": SchedulerPart, "metrics": MetricPart
+        "trainer": TrainerConfig, "optimizer": OptimizerPart, "lr_scheduler": SchedulerPart, "metrics": MetricPart
     }  # fmt: skip
     return models.get(path[0], Part)
 
@@ -307,7 +373,7 @@ def _keys(path: KeyPath) -> list[str]:
 def _expected(path: KeyPath) -> str:
     field = _model(path[:-1]).model_fields.get(str(path[-1]))
     if field is None:  # an entry of `metrics`, or one optimizer of several
-        return f"expected {PART}"
+        return f"expected {NAMES[Group] if 'groups' in path else PART}"
     return f"expected {describe(field.annotation, tuple(field.metadata))} ({field.description})"
 
 
@@ -355,7 +421,7 @@ def json_schema(names: dict[str, list[str]]) -> dict[str, Any]:
         field = properties[section]
         forms = {key: field.pop(key) for key in ("$ref", "anyOf", "oneOf", "items") if key in field}
         text = json.dumps(forms).replace('"oneOf"', '"anyOf"')
-        for model in ("Part", "SchedulerPart", "MetricPart"):
+        for model in ("Part", "OptimizerPart", "SchedulerPart", "MetricPart"):
             ref = {"$ref": f"#/$defs/{model}"}
             part = {"anyOf": [*known["anyOf"], {"allOf": [ref, {"properties": {"type": known}}]}]}
             text = text.replace(json.dumps(ref), json.dumps(part))

@@ -19,6 +19,7 @@ from typing import Any
 import torch.distributed as dist
 
 from utils.errors import Interrupted
+from utils.exit_codes import advice
 
 PERIOD = 0.5  # seconds between notes
 Tell = Callable[[str], None]
@@ -136,7 +137,9 @@ class Watchdog(threading.Thread):
                 self._end(**self._others())
             self._error_handler.record_exception(error)  # torchrun reports the first one
             code = getattr(error, "exit_code", 1)
-            text = str(error) if hasattr(error, "exit_code") else "".join(traceback.format_exception(error)).strip()
+            text = str(error)
+            if not hasattr(error, "exit_code"):
+                text = ("".join(traceback.format_exception(error)) + advice(error)).strip()
             self._end(**self._claim(text, code))
         except dist.DistError:  # lost the store too
             self._end(self.rank, f"(lost rank 0) {type(error).__name__}: {error}", 1)

@@ -21,7 +21,7 @@ from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from data_loader.engine.augmentation import Augmented, normalization
 from data_loader.transforms import RandomAffine, RandomCropFlip
-from logger.image_grid import image_grid
+from logger.image_grid import captions, image_grid
 from tests.data_loader.batches import first, whole
 from tests.tiny import CONFIG, Tiny, tiny
 from tests.trainer.checkpoint.harness import House, at_step, die, same_end
@@ -349,11 +349,13 @@ def test_the_picture_of_the_first_inputs_shows_what_the_model_gets(given: dict[s
     shown: list[Tensor] = []
     trainer.reporter.writers, trainer.reporter.picture = [None], lambda name, picture, step: shown.append(picture)
     stream = trainer.data_loader.iter_steps(0)
-    inputs = next(stream).data[0]
+    inputs, targets = next(stream).data
     trainer.run_step(trainer.data_loader.iter_steps(0))
     expected = (inputs * 0.375 + 0.305).clamp(0, 1)
-    assert torch.equal(shown[0], image_grid(inputs, normalization=([0.305], [0.375])))
-    torch.testing.assert_close(shown[0][:, 2:10, 2:10], expected[0])
+    labels = captions(targets, [str(digit) for digit in range(10)])
+    assert torch.equal(shown[0], image_grid(inputs[:64], normalization=([0.305], [0.375]), labels=labels))
+    plain = image_grid(inputs, normalization=([0.305], [0.375]))
+    torch.testing.assert_close(plain[:, 2:10, 2:10], expected[0])
     assert inputs.std() > 0.2
     trainer.run.close()
 
@@ -366,6 +368,7 @@ def test_a_check_of_augmentation(tiny: Tiny, capsys: pytest.CaptureFixture[str])
     assert "a resume is bit-equal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_only_for_its_names() -> None:
     code = (
         "import sys; from utils.config import load\n"

@@ -173,3 +173,26 @@ def test_broken_exif_data_leaves_the_image_readable(tmp_path: Path) -> None:
     RGB.save(path, exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
     with ImageFile(str(path)) as image:
         assert image.size == (25, 30)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
+        (np.array([[0, 100, 255]], np.float32), [0, 100, 255]),
+        (np.array([[0, 32896, 65535, np.nan]], np.float32), [0, 128, 255, 0]),
+        (np.array([[0, 100, 255]], np.int32), [0, 100, 255]),
+        (np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
+    ],
+)
+def test_gray_of_32_bits_is_scaled(values: np.ndarray, expected: list[int], tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "1.tif")
+    with ImageFile(str(tmp_path / "1.tif")) as image:
+        assert pixels(image.rgb())[:, 0].tolist() == [expected] * 3
+
+
+@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 70000]]])
+def test_gray_of_an_unknown_range_is_refused(values: list[list[int]], tmp_path: Path) -> None:
+    Image.fromarray(np.array(values, np.int32)).save(tmp_path / "1.tif")
+    with pytest.raises(ValueError, match=r"its 32-bit gray values are .* to .*; save it with 8 or 16 bits, or with"):
+        ImageFile(str(tmp_path / "1.tif"))

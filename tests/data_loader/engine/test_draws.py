@@ -316,11 +316,48 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 
 def test_without_labels_it_says_how_to_give_them() -> None:
     loader = BaseDataLoader([1, 2, 3], 1, balanced=True)
-    with pytest.raises(UsageError, match=r"labels of the 3 samples of a list are not known, .* attribute `labels`"):
+    with pytest.raises(UsageError, match=r"the 3 samples of a list have no single label .* attribute `labels`"):
         loader.weighting  # noqa: B018
-    with pytest.raises(UsageError, match="not integers or strings, so they name no classes"):
+    with pytest.raises(UsageError, match="the labels have fractions, so they name no classes"):
         BaseDataLoader(Noise(torch.rand(9)), 1, balanced=True).weighting  # noqa: B018
     with pytest.raises(
         UsageError, match="weights is a list, which is by number of the class, but the labels are strings"
     ):
         BaseDataLoader(Noise(["a", "b"]), 1, weights=[1, 2]).weighting  # noqa: B018
+
+
+class Series:
+    """As a column of pandas: neither list nor array, but made into one."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.values, dtype)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        Noise(Series([0, 0, 0, 1])),
+        Noise(Series(["no", "no", "no", "yes"])),
+        Noise(torch.tensor([[0.0], [0.0], [0.0], [1.0]])),
+        Noise(np.array([0.0, 0.0, 0.0, 1.0])),
+        [(torch.zeros(2), 0), (torch.zeros(2), 0), (torch.zeros(2), 0), (torch.zeros(2), 1)],
+        [(torch.zeros(2), torch.tensor([float(i == 3)])) for i in range(4)],
+    ],
+)
+def test_labels_in_every_form_are_balanced(data: Any) -> None:
+    weighting = BaseDataLoader(data, 2, balanced=True).weighting
+    assert weighting is not None
+    assert (weighting.weights / weighting.weights.sum()).tolist() == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_a_list_with_a_weight_for_each_sample() -> None:
+    loader = BaseDataLoader(Noise(), 6, weights=[float(i % 3) for i in range(60)])
+    loader.facts = class_facts(["cat", "dog", "cow"])
+    assert loader.weighting is not None
+    assert loader.weighting.weights.tolist() == [i % 3 for i in range(60)]

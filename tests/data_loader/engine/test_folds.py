@@ -57,6 +57,14 @@ def test_folds_have_the_classes_equally_up_to_one(stratify: Any, folds: int) -> 
     assert (counts.max(axis=0) - counts.min(axis=0) <= 1).all()
 
 
+def test_whole_numbers_of_a_column_are_classes() -> None:
+    """As a table gives codes of classes; most are 0."""
+    data = Patients()
+    data.age = np.random.default_rng(2).permutation(np.repeat([0.0, 1.0, 2.0], [189, 7, 7]))
+    parts = [held_out(BaseDataLoader(data, 8, fold=fold, folds=7, stratify="age")) for fold in range(7)]
+    assert [np.bincount(data.age[part].astype(int)).tolist() for part in parts] == [[27, 1, 1]] * 7
+
+
 @pytest.mark.parametrize("stratify", [False, True])
 @pytest.mark.parametrize("split", [{"folds": 5}, {"folds": 3}, {"validation_split": 0.2}, {"validation_split": 31}])
 def test_no_group_is_divided(split: dict[str, Any], stratify: bool) -> None:
@@ -163,5 +171,5 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 
 
 def test_without_labels_it_says_how_to_give_them() -> None:
-    with pytest.raises(UsageError, match="the labels of the 9 samples of a list are not known, but balanced, stratify"):
+    with pytest.raises(UsageError, match="the 9 samples of a list have no single label each that is known, but"):
         BaseDataLoader(list(range(9)), 2, validation_split=3, stratify=True)

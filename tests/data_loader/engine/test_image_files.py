@@ -1,13 +1,14 @@
 """Class folders as people have them."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data_loader.engine.image_files import Folders, find_class_folders
-from utils.errors import DataError
+from data_loader.engine.image_files import Folders, find_class_folders, place
+from utils.errors import DataError, UsageError
 
 
 def make(root: Path, *names: str) -> Path:
@@ -94,6 +95,8 @@ def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (data / "b").symlink_to(tmp_path / "elsewhere")
     (data / "a/in/self").symlink_to(data / "a")
     (data / "a/up").symlink_to(data)
+    (data / "a/loop").symlink_to("loop")
+    (data / "loop").symlink_to("loop")
     (tmp_path / "elsewhere/x").symlink_to(data / "a/in")
     found = names(data, find(data).samples)
     assert found == [("a/2.jpg", 0), ("a/in/3.jpg", 0), ("b/1.jpg", 1), ("b/x/3.jpg", 1)]
@@ -119,6 +122,8 @@ def test_an_empty_class_keeps_its_number(tmp_path: Path, caplog: pytest.LogCaptu
             "no class folders of its own, but flowers/train/ has: set data_loader.args.data_dir=",
         ),
         (["train/a/1.jpg", "val/z/1.jpg"], "val has classes that the training data does not have: z"),
+        (["train/1.jpg", "test/2.jpg", "train.csv"], "has test/ and train/, but no class folders in them.*a table of"),
+        (["train_images/1.jpg", "test1/2.jpg", "notes/1.txt"], "has test1/ and train_images/, but no class folders in"),
     ],
 )
 def test_what_is_wrong_is_said(files: list[str], message: str, tmp_path: Path) -> None:
@@ -132,3 +137,26 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a/in").chmod(0)
     with pytest.raises(DataError, match=r"a/in cannot be read: Permission denied"):
         find(tmp_path)
+
+
+def test_classes_may_be_called_like_parts_of_the_data(tmp_path: Path) -> None:
+    assert find(make(tmp_path / "1", "train/1.jpg", "truck/2.jpg")).classes == ["train", "truck"]
+    assert find(make(tmp_path / "2", "train/1.jpg", "test/2.jpg"), train=".").classes == ["test", "train"]
+
+
+def test_a_class_is_known_however_its_accents_are_stored(tmp_path: Path) -> None:
+    """macOS decomposes letters in file names."""
+    composed, apart = (unicodedata.normalize(form, "é 한") for form in ("NFC", "NFD"))
+    make(tmp_path, f"train/{apart}/1.jpg", "train/b/1.jpg", f"val/{composed}/2.jpg", f"test/{composed}/3.jpg")
+    found = find(tmp_path)
+    assert found.classes == ["b", composed]
+    assert [number for _, number in found.samples] == [0, 1]
+    assert names(tmp_path, found.valid) == [(f"val/{composed}/2.jpg", 1)]
+    assert names(tmp_path, find(tmp_path, False, ["b", apart]).samples) == [(f"test/{composed}/3.jpg", 1)]
+
+
+def test_a_home_and_variables_in_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert place("~/birds") == place("$HOME/birds") == tmp_path / "birds"
+    with pytest.raises(UsageError, match=r"\$NOWHERE/x: the environment variable NOWHERE is not set"):
+        place("$NOWHERE/x")

@@ -2,17 +2,20 @@
 
 import itertools
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader, MixtureDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from data_loader.transforms import RandomAffine
+from data_loader.vision import ImageFolderDataLoader, ImageTableDataLoader
 from utils.errors import UsageError
 from utils.seed import sample_keys
 
@@ -145,7 +148,7 @@ def test_facts() -> None:
     }
     loader = MixtureDataLoader(parts)
     assert loader.facts["num_classes"] == 10
-    assert sum(loader.facts["class_counts"]) == 3000
+    assert sum(loader.facts["class_counts"]) == 2700
     assert len(loader.dataset) == 2700
     assert loader.dataset.in_memory
     images, labels = next(loader.iter_steps(0)).data
@@ -168,3 +171,23 @@ def test_what_does_not_go_together_is_refused() -> None:
         MixtureDataLoader({**two(), "digits": DigitsDataLoader})
     with pytest.raises(UsageError, match="shuffle is false, but balanced and weights draw in random order"):
         next(MixtureDataLoader(two(), {"many": 1, "few": 1}, shuffle=False).iter_steps(0))
+
+
+def test_folders_and_tables_of_images_in_one(tmp_path: Path) -> None:
+    """Loaders of several classes, and mixtures, go together if they normalize in the same way."""
+    rows = ["file,label"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
+            rows.append(f"{name}/{i}.png,{name}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    folder: Any = partial(ImageFolderDataLoader, data_dir=str(tmp_path), size=8)
+    table: Any = partial(ImageTableDataLoader, data_dir=str(tmp_path), size=8, image="file", label="label")
+    nested: Any = partial(MixtureDataLoader, {"x": folder})
+    loader = MixtureDataLoader({"one": folder, "two": table, "both": nested}, None, 4)
+    images = next(loader.iter_steps(0)).data[0]
+    assert (len(loader.dataset), images.shape, images.dtype) == (24, (4, 3, 8, 8), torch.float32)
+    assert loader.facts["class_counts"] == [12, 12]
+    with pytest.raises(UsageError, match="loaders with several means and stds cannot be mixed"):
+        MixtureDataLoader({"one": folder, "two": cast(Any, partial(folder, mean=(0.5, 0.5, 0.5)))}, None, 4)

@@ -131,8 +131,11 @@ def test_a_batch_size_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match="batch_size is 0; give 1 or more"):
         BaseDataLoader(numbers(10), 0)
     message = r"batch_size 9 is more than the 8 samples of the data set \(10 minus 2 for validation\); give 8 or less"
+    small = BaseDataLoader(numbers(10), 9, validation_split=2)
     with pytest.raises(UsageError, match=message):
-        BaseDataLoader(numbers(10), 9, validation_split=2)
+        small.check_shards()
+    small.split_validation().check_shards()  # evaluation takes what there is
+    small.for_testing().check_shards()
     with pytest.raises(UsageError, match="the data set has no samples; check where it looks for them"):
         BaseDataLoader(numbers(0), 9)
     loader = BaseDataLoader(numbers(10), 3)
@@ -188,6 +191,15 @@ def with_classes(classes: Any) -> TensorDataset:
 def test_facts_come_from_the_classes_of_a_data_set() -> None:
     assert BaseDataLoader(with_classes(["cat", "dog"]), 2).facts == {"num_classes": 2, "class_names": ["cat", "dog"]}
     assert BaseDataLoader(with_classes(7), 2).facts == {}
+
+
+def test_class_counts_are_those_of_the_training_samples() -> None:
+    dataset = TensorDataset(torch.zeros(10), torch.tensor([0] * 6 + [1] * 4))
+    dataset.classes = ["cat", "dog"]  # type: ignore[attr-defined]
+    assert BaseDataLoader(dataset, 2).facts["class_counts"] == [6, 4]
+    assert BaseDataLoader(dataset, 2, fold=0, folds=2, stratify=True).facts["class_counts"] == [3, 2]
+    dataset.classes = ["cat"]  # type: ignore[attr-defined]
+    assert "class_counts" not in BaseDataLoader(dataset, 2).facts  # the labels are of more classes
 
 
 def test_class_counts_include_classes_without_a_sample() -> None:

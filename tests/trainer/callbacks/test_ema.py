@@ -4,9 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import trainer.callbacks.ema
+from data_loader.data_loaders import DigitsDataLoader
 from tests.tiny import tiny
+from trainer import load_model
 
 __all__ = ["tiny"]
 BATCH_NORM = "arch={type: ConvNet, args: {widths: [4], depth: 1}}"
@@ -95,3 +98,28 @@ def test_quantization_observers_under_an_ema(tiny, monkeypatch):
     points = tiny.points("valid", "whole")
     assert points[-1] == tiny.points("valid")[-1]
     assert points[-1]["accuracy"] > points[0]["accuracy"]
+
+
+def test_without_warmup_it_is_the_average_of_torch(tiny):
+    done = tiny.train(BATCH_NORM, "callbacks=[Weights, {type: EMA, args: {decay: 0.9, warmup: false}}]")
+    weights, ema = done.callbacks
+    model = copy.deepcopy(done.model)
+    torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for now in weights.seen:
+        model.load_state_dict(now)
+        torchs.update_parameters(model)
+    expected = torchs.module.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in ema.average.items())
+    assert ema.average.keys() == {name for name in expected if "num_batches" not in name}
+
+
+def test_the_best_checkpoint_and_test_py_use_the_average(tiny):
+    tiny.train(BATCH_NORM, "callbacks=[{type: EMA, args: {decay: 0.8}}]", "trainer.monitor=min val_loss")
+    best = tiny.folder / "run/checkpoints/model_best.pth"
+    values = tiny.tested(best)
+    model = load_model(best)
+    with torch.no_grad():
+        right = [model(inputs).argmax(1) == targets for inputs, targets in DigitsDataLoader(97, training=False)]
+    assert values["accuracy"] == pytest.approx(torch.cat(right).double().mean().item(), abs=1e-7)
+    saved = tiny.load("model_best.pth")
+    assert any(not torch.equal(saved["model"][name], value) for name, value in saved["raw_model"].items())

@@ -254,9 +254,10 @@ def points(house: "House") -> list[tuple[str, int, float]]:
     """(tag, step, value) in TensorBoard's files, in their order, but for the speed."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    files = sorted(house.run.glob("events.out.tfevents.*"))
-    events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    found = [(v.tag, e.step, v.tensor.float_val[0]) for e in events for v in e.summary.value if v.tensor.float_val]
+    found = []
+    for file in sorted(house.run.glob("*/events.out.tfevents.*")):
+        points = [(v, e.step) for e in EventFileLoader(str(file)).Load() for v in e.summary.value if v.tensor.float_val]
+        found += [(f"{file.parent.name}/{v.tag}", step, v.tensor.float_val[0]) for v, step in points]
     return [point for point in found if point[0] != "train/samples_per_s"]
 
 

@@ -121,6 +121,7 @@ def test_other_errors_are_left_alone():
     assert compilation.failed(RuntimeError("shapes")) is None
 
 
+@pytest.mark.slow
 def test_without_a_compiler_exit_code_2_before_any_work(tiny):
     env = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tiny.folder / "cache")}
     config = str(ROOT / "config/digits.yaml")

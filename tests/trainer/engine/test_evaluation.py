@@ -76,7 +76,9 @@ def seen_on_rank(keys: list[str]) -> Any:
     return [(indices, outputs.numpy()) for indices, outputs in seeing.seen], result["weights"]
 
 
-@pytest.mark.parametrize("ranks, keys", [(2, []), (2, ["data_loader.args.num_workers=1"]), (4, ["few"])])
+@pytest.mark.parametrize(
+    "ranks, keys", [(2, []), pytest.param(2, ["data_loader.args.num_workers=1"], marks=pytest.mark.slow), (4, ["few"])]
+)
 def test_over_ranks_each_sample_is_seen_once(ranks: int, keys: list[str]) -> None:
     """Of 97 samples in batches of 49 and 48, and of 3 on four ranks."""
     keys = [*MLP, "trainer.max_steps=2", *keys]

@@ -125,6 +125,25 @@ def test_more_classes_than_the_data_has(tiny, monkeypatch):
 # -- what is trained
 
 
+@pytest.mark.parametrize(
+    "last, loss, words",
+    [
+        (lambda y: y.softmax(1), "cross_entropy", "look like probabilities, but it applies softmax itself"),
+        (lambda y: y.softmax(1), "CrossEntropyLoss", "look like probabilities, but it applies softmax itself"),
+        (lambda y: y, "nll_loss", "are no log-probabilities, which it expects"),
+        (lambda y: y.log_softmax(1), "cross_entropy", None),  # which changes nothing
+        (lambda y: y.log_softmax(1), "nll_loss", None),
+        (lambda y: y, "cross_entropy", None),
+        (lambda y: y.relu(), "cross_entropy", None),
+    ],
+)
+def test_a_last_layer_that_does_not_fit_the_loss(tiny, monkeypatch, last, loss, words):
+    tiny.train(model_of(monkeypatch, last), f"loss={loss}", "trainer.epochs=null", "trainer.max_steps=2")
+    warned = [line for line in tiny.log().splitlines() if "the model's outputs" in line]
+    assert len(warned) == (1 if words else 0)
+    assert not words or f"loss {loss}: the model's outputs {words}; " in warned[0]
+
+
 def test_the_parameters_of_a_criterion_are_trained_and_saved(tiny, monkeypatch):
     class Center(nn.Module):
         def __init__(self):

@@ -35,3 +35,14 @@ def test_monitor_keeps_the_best_and_counts():
     assert not other.update(5.0, 5)
     assert other.stop
     assert Monitor("max x", None).update(-5.0, 1)
+
+
+def test_several_best():
+    monitor = Monitor("max val_accuracy", None, keep_best=2)
+    for step, value in enumerate([0.2, 0.5, math.nan, 0.5, 0.1, 0.4]):
+        monitor.update(value, step)
+    assert monitor.top == [[0.5, 1], [0.5, 3]]
+    other = Monitor("max val_accuracy", None, keep_best=2)
+    other.load_state_dict(monitor.state_dict())
+    other.update(0.9, 9)
+    assert other.top_steps == [9, 1]

@@ -8,7 +8,7 @@ import torch
 from tests.tiny import tiny
 from trainer.checkpoint import resume
 from trainer.engine import kernels
-from trainer.engine.timing import Clock
+from trainer.engine.timing import Advisor, Clock
 
 __all__ = ["tiny"]
 
@@ -45,7 +45,7 @@ def test_every_second_of_the_loop_is_in_one_part(tiny, now, n, monkeypatch):
         ("forward", n * 12 * 100),
         ("backward", n * 12 * 1000),
         ("optimizer", 12 * 10),
-        ("logging", 4),
+        ("logging", 4 + 100),  # one sample goes through the model for the table of its layers
         ("validation", 2 * 4 * 100),
         ("checkpoints", 2 * 0.25),
         ("other", 12 * 0.5),
@@ -110,3 +110,75 @@ def test_a_phase_inside_of_itself_counts_once(now):
     with clock.phase("data"):
         pass
     assert clock.shares() == {"validation": 3, "checkpoints": 4, "other": 8}
+
+
+@pytest.mark.parametrize(
+    "shares, loader, lines",
+    [
+        (
+            {"data": 63, "forward": 37},
+            Advisor(0, False, 2),
+            ["63% of the time was spent waiting for data: set data_loader.args.num_workers=2"],
+        ),
+        (
+            {"data": 63, "forward": 37},
+            Advisor(0, False, 64),
+            ["63% of the time was spent waiting for data: set data_loader.args.num_workers=4"],
+        ),
+        (
+            {"data": 63, "forward": 37},
+            Advisor(4, False, 6),
+            ["63% of the time was spent waiting for data: raise data_loader.args.num_workers from 4 to 6"],
+        ),
+        (
+            {"data": 63, "forward": 37},
+            Advisor(0, True, 8),
+            [
+                "63% of the time was spent waiting for data: build whole batches in the data set's __getitems__, or "
+                "set data_loader.args.resident=true on a GPU"
+            ],
+        ),
+        (
+            {"data": 63, "forward": 37},
+            Advisor(2, False, 2),
+            [
+                "63% of the time was spent waiting for data: all cores read already: make a sample cheaper, "
+                "such as smaller image files and fewer transforms"
+            ],
+        ),
+        ({"data": 29, "forward": 71}, Advisor(0, False, 8), []),  # as it should be
+        ({"data": 6.3, "forward": 3.6}, Advisor(0, False, 8), []),  # a short run
+        ({}, Advisor(0, False, 8), []),
+    ],
+)
+def test_advice(shares, loader, lines):
+    assert loader.advice(shares) == lines
+
+
+def test_advice_begins_with_what_takes_most():
+    lines = Advisor(0, False, 8).advice({"forward": 20, "checkpoints": 25, "validation": 45, "logging": 10})
+    assert [line.split(":")[0] for line in lines] == [
+        "45% of the time went into validation",
+        "25% of the time went into checkpoints",
+    ]
+
+
+def test_advice_at_the_end_of_a_run(tiny, now, monkeypatch):
+    """After the line `time:`, in log.txt too; the data are in memory."""
+    trainer = tiny.build()
+    read = trainer.read
+
+    def slow(stream):
+        now[0] += 10
+        return read(stream)
+
+    trainer.read = slow
+    resume.start(trainer)
+    trainer.train()
+    trainer.run.close()
+    lines = tiny.log().splitlines()
+    at = next(i for i, line in enumerate(lines) if "time: 120.0 s  data 100%" in line)
+    assert lines[at + 1].endswith(
+        "100% of the time was spent waiting for data: build whole batches in the data set's __getitems__, or set "
+        "data_loader.args.resident=true on a GPU"
+    )

@@ -254,6 +254,7 @@ def test_resume(killed, undisturbed, tmp_path, after, parallel):
     assert same(resumed["weights"], undisturbed[1]["weights"], 0 if (after, parallel) == (2, "fsdp") else 1e-6)
 
 
+@pytest.mark.slow
 def test_resume_with_ema(tmp_path):
     """A callback's state by the names of weights is sharded as they are."""
     options = ["callbacks=[EMA]", "trainer.save_steps=2", FSDP]
@@ -289,6 +290,7 @@ def split_of_replicated():
         return state["part"]["state"].tolist(), state["shards"]
 
 
+@pytest.mark.slow
 def test_a_plain_checkpoint_continues_sharded(tmp_path):
     """Also that of a kernel that there is none of for sharded weights."""
     options = [*RUN, "optimizer={type: SGD, args: {lr: 0.1, momentum: 0.9}}"]
@@ -334,6 +336,7 @@ def kill_before_file(trainer):
     writer.write_file = killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [kill_writing, kill_before_folder, kill_before_file])
 def test_a_save_that_is_killed_is_no_checkpoint(undisturbed, tmp_path, kill):
     options = [*RUN, FSDP, "trainer.save_steps=2", "trainer.keep_last=2"]

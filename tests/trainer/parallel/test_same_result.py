@@ -10,6 +10,7 @@ import torch
 from tests.trainer.parallel.ranks import on_ranks, trained, trained_as_on_gpus
 from trainer.parallel import buffers
 from utils.errors import UsageError
+from utils.signals import TIME_UP
 
 # Without batch norm, whose statistics are those of each micro-batch
 MLP = ["arch={type: MLP, args: {in_features: 64, hidden: [16]}}"]
@@ -139,6 +140,25 @@ def test_resume_on_other_ranks(one_rank, tmp_path, after):
     assert same(one_rank["weights"], resumed["weights"], 1e-6)
 
 
+def test_a_time_budget_that_one_rank_has_used_up_ends_all(one_rank, tmp_path):
+    ended = results(2, [*MLP, "trainer.max_time=9h"], tmp_path, time_up_on_rank_1)
+    assert (ended["step"], ended["signal"]) == (4, TIME_UP)
+    resumed = results(2, [*MLP, "trainer.max_time=null"], tmp_path)
+    assert same(one_rank["weights"], resumed["weights"], 1e-6)
+
+
+def time_up_on_rank_1(trainer):
+    step = trainer.train_step
+
+    def train_step(batches):
+        if trainer.rank == 1 and trainer.step == 2:
+            trainer.signal._deadline = 0
+        step(batches)
+
+    trainer.train_step = train_step
+
+
+@pytest.mark.slow
 def test_resume_is_bit_exact_on_four_ranks(tmp_path):
     """Their gradients are added up in the same order in the first step of a process as in all others."""
     keys = ["trainer.max_steps=9", "trainer.save_steps=2", "optimizer={type: AdamW, args: {lr: 0.01}}"]

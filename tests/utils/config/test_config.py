@@ -388,8 +388,8 @@ def test_nearest() -> None:
 OPTIONS = {"--lr": "optimizer.args.lr", "--bs": "data_loader.args.batch_size"}
 
 
-def arguments(line: str, training: bool = True) -> cli.Arguments:
-    return cli.parse("", OPTIONS, line.split(), training)
+def arguments(line: str) -> cli.Arguments:
+    return cli.parse("", OPTIONS, line.split())
 
 
 def test_command_line(house: Path) -> None:  # noqa: F811
@@ -408,7 +408,6 @@ def test_command_line(house: Path) -> None:  # noqa: F811
     assert arguments("-c x.yaml --check --print-config -r R --replay 7").replay == 7
     (house / "a=b.yaml").touch()
     assert arguments("-c a=b.yaml a=c").config_files == ["a=b.yaml"]
-    assert arguments("-r R seed=2", training=False) == cli.Arguments(overrides=["seed=2"], resume="R")
     # as the 2020 template spells them
     given = arguments("--config x.yaml --resume auto --device 1")
     assert (given.config_files, given.resume, given.devices) == (["x.yaml"], "auto", "1")
@@ -433,8 +432,7 @@ def test_wrong_command_line(line: str, said: str, capsys: pytest.CaptureFixture)
 
 
 def test_help(capsys: pytest.CaptureFixture) -> None:
-    for training in (True, False):
-        with pytest.raises(SystemExit) as stop:
-            arguments("--help", training)
-        assert stop.value.code == 0
-        assert "short for optimizer.args.lr=X" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        arguments("--help")
+    assert stop.value.code == 0
+    assert "short for optimizer.args.lr=X" in capsys.readouterr().out

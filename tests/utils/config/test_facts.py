@@ -77,14 +77,6 @@ def test_builders_of_torchvision(project: Path) -> None:
     assert made.build("arch").classifier[1].out_channels == 7
 
 
-def test_a_pretrained_head_keeps_its_classes(project: Path) -> None:
-    from utils.config import names
-
-    builder = names.find("arch", "squeezenet1_1")
-    assert "num_classes" in names.from_facts("arch", builder, {"weights": None})
-    assert names.from_facts("arch", builder, {"weights": "DEFAULT"}) == []
-
-
 @pytest.mark.parametrize("body", LOADERS.values(), ids=LOADERS)
 def test_missing_arguments_wait_for_the_data(project: Path, body: str) -> None:
     loader = stating(project, body)

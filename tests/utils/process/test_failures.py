@@ -66,7 +66,13 @@ def diverging(trainer):
     [
         (failing, 1000, {1}, "rank 1 failed: Traceback"),
         (dying, 1000, {1, -signal.SIGKILL}, "rank 1 (HOST"),
-        (hanging, 8, {3}, "hangs in: computing step 5\nNothing moved for trainer.timeout = 8 seconds."),
+        pytest.param(
+            hanging,
+            8,
+            {3},
+            "hangs in: computing step 5\nNothing moved for trainer.timeout = 8 seconds.",
+            marks=pytest.mark.slow,
+        ),
         (
             diverging,
             1000,

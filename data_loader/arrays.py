@@ -1,0 +1,234 @@
+"""NumPy files larger than memory: .npy files are mapped, and only the rows of a batch are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_loader import BaseDataLoader
+from data_loader.engine.changes import log
+from data_loader.engine.facts import class_facts
+from data_loader.engine.learned import learn_scale
+from data_loader.engine.plain_text import by_number, shown
+from utils.errors import DataError, UsageError
+
+
+class ArrayDataLoader(BaseDataLoader):
+    """Rows of .npy files: inputs [B, ...] and classes int64 [B], or numbers float32 [B, ...].
+
+    Numbers with fractions become float32; integers int64, but for inputs that are standardized.
+
+    inputs, targets: a .npy file [N, ...], or a folder of such files, one behind the other in the order of their names
+        (2 before 10). valid_inputs, valid_targets, test_inputs, test_targets: those to validate and to test.
+    standardize: subtract the mean of each number of a row, and divide by the standard deviation. They are learned of up
+        to 100,000 training rows, not of those that validate, and saved as facts.
+    class_names: of targets 0, 1, 2, ... (default: these numbers).
+    facts: those of the training data, for testing: nothing is learned then.
+    """
+
+    def __init__(
+        self,
+        inputs: str,
+        targets: str,
+        batch_size: int = 64,
+        training: bool = True,
+        valid_inputs: str | None = None,
+        valid_targets: str | None = None,
+        test_inputs: str | None = None,
+        test_targets: str | None = None,
+        standardize: bool = False,
+        class_names: list[str] | None = None,
+        facts: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        if not training:
+            if test_inputs is None or test_targets is None:
+                raise UsageError("data_loader: there is no test data; set test_inputs and test_targets to its files")
+            inputs, targets = test_inputs, test_targets
+        if (valid_inputs is None) != (valid_targets is None):
+            raise UsageError("data_loader: give both valid_inputs and valid_targets, or none of the two")
+        rows, valid = ArrayRows(inputs, targets), None
+        if training and valid_inputs is not None and valid_targets is not None:
+            valid = ArrayRows(valid_inputs, valid_targets)
+        size = batch_size if training else min(batch_size, len(rows))  # few test rows are no error
+        super().__init__(rows, size, valid_dataset=valid, **kwargs)
+        fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
+        learned = (facts or {}).get("arrays")
+        if learned is None:
+            if not training and standardize:
+                raise UsageError(
+                    "data_loader: test rows are standardized by what was learned of the training rows, which is "
+                    "missing; give facts=loader.facts of the training loader (test.py takes them from the checkpoint)"
+                )
+            learned = {"scale": rows.scale(fitted_on) if standardize else None, "classes": None}
+            if rows.labels is not None:
+                learned["classes"] = class_names or [str(i) for i in range(int(rows.labels[fitted_on].max()) + 1)]
+        for part in (rows, valid):
+            if part is not None:
+                part.check(learned)
+                part.learned = learned
+        self.facts = {"arrays": learned, "in_features": int(np.prod(rows.inputs.shape))}
+        if learned["classes"] is not None:
+            labels = None if rows.labels is None or not training else np.asarray(rows.labels[fitted_on], np.int64)
+            self.facts |= class_facts(learned["classes"], None if labels is None else torch.from_numpy(labels))
+        log.info(
+            f"{inputs}: {len(rows):,} rows {list(rows.inputs.shape)} of {rows.inputs.dtype}, "
+            f"{rows.inputs.bytes / 1e9:.3g} GB in {len(rows.inputs.paths)} files"
+        )
+
+
+class ArrayRows(Dataset):
+    """Rows of mapped files; whole batches are read at once."""
+
+    uses_sample_keys = True
+
+    def __init__(self, inputs: str, targets: str):
+        self.inputs, self.targets = MappedFiles(inputs), MappedFiles(targets)
+        if len(self.inputs) != len(self.targets):
+            raise DataError(
+                f"{inputs} has {len(self.inputs):,} rows and {targets} {len(self.targets):,}; give files with a target "
+                f"for each row of the inputs"
+            )
+        self.learned: dict[str, Any] = {"scale": None}
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """The classes [N], mapped; None if the targets are no classes."""
+        if self.targets.dtype.kind not in "iub" or self.targets.shape:
+            return None
+        return self.targets.whole()
+
+    def check(self, learned: dict[str, Any]) -> None:
+        """Raise DataError for a class that the training rows do not have, and inputs of another shape."""
+        labels, classes = self.labels, learned["classes"]
+        if (labels is None) != (classes is None):
+            what = "numbers" if labels is None else "classes"
+            raise DataError(f"{self.targets.path} has {what} ({self.targets.dtype}), other than the training data")
+        if labels is not None and ((labels < 0) | (labels >= len(classes))).any():
+            row = int(((labels < 0) | (labels >= len(classes))).argmax())
+            raise DataError(
+                f"{self.targets.place(row)}: the class {labels[row]}; the {len(classes)} classes of the training rows "
+                f"are {shown(classes)}, numbered from 0. Correct it, or list more class_names"
+            )
+        scale = learned["scale"]
+        if scale is not None and np.shape(scale["mean"]) != self.inputs.shape:
+            raise DataError(
+                f"{self.inputs.path} has rows {list(self.inputs.shape)}, those of the training data are "
+                f"{list(np.shape(scale['mean']))}; give files of one shape"
+            )
+
+    def scale(self, rows: np.ndarray) -> dict[str, Any]:
+        try:
+            return learn_scale(self.inputs.rows, rows)
+        except ValueError as e:
+            raise DataError(f"{self.inputs.path}: {e}; correct it, or remove the row") from e
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
+        index = np.asarray(indices)
+        inputs, scale = self.inputs.rows(index), self.learned["scale"]
+        if scale is not None:
+            inputs = ((inputs - np.array(scale["mean"])) / np.array(scale["std"])).astype(np.float32)
+        return _tensor(inputs), _tensor(self.targets.rows(index))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
+
+
+def _tensor(rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(rows.astype(np.float32 if rows.dtype.kind == "f" else np.int64))
+
+
+class MappedFiles:
+    """A .npy file, or all those in a folder, as one array [N, *shape]. Each process maps them for itself."""
+
+    changes_by_itself = ("_maps",)
+
+    def __init__(self, path: str):
+        """Raises DataError if a file is missing, cut off, empty, of another dtype or shape, or has no numbers."""
+        self.path, self.paths = path, _npy_files(Path(path))
+        headers = [_header(file) for file in self.paths]
+        self.shape, self.dtype = headers[0][0][1:], headers[0][1]
+        for file, (shape, dtype) in zip(self.paths, headers, strict=True):
+            if (shape[1:], dtype) != (self.shape, self.dtype):
+                raise DataError(
+                    f"{file} has rows {list(shape[1:])} of {dtype}, but {self.paths[0].name} {list(self.shape)} of "
+                    f"{self.dtype}; give files of one dtype, whose rows have one shape"
+                )
+        self.ends = np.cumsum([shape[0] for shape, _ in headers])
+        self.bytes = len(self) * self.dtype.itemsize * int(np.prod(self.shape))
+        self._maps: dict[int, np.ndarray] = {}  # by the number of the file
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers: the paths, not what the files hold."""
+        return {**vars(self), "_maps": {}}
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """A copy of these rows: [B, *shape]"""
+        if len(self.paths) == 1:
+            return np.asarray(self._map(0)[indices])
+        files = np.searchsorted(self.ends, indices, side="right")
+        found = np.empty((len(indices), *self.shape), self.dtype)
+        for number in np.unique(files).tolist():
+            here = files == number
+            start = self.ends[number - 1] if number else 0
+            found[here] = self._map(number)[indices[here] - start]
+        return found
+
+    def whole(self) -> np.ndarray:
+        """All rows: mapped if they are in one file, else in memory."""
+        maps = [self._map(number) for number in range(len(self.paths))]
+        return maps[0] if len(maps) == 1 else np.concatenate(maps)
+
+    def place(self, row: int) -> str:
+        number = int(np.searchsorted(self.ends, row, side="right"))
+        return f"{self.paths[number]}, row {row - (int(self.ends[number - 1]) if number else 0)}"
+
+    def _map(self, number: int) -> np.ndarray:
+        if number not in self._maps:
+            self._maps[number] = np.load(self.paths[number], mmap_mode="r", allow_pickle=False)
+        return self._maps[number]
+
+
+def _npy_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise DataError(f"there is no file or folder {path.resolve()}; set inputs and targets in data_loader.args")
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.glob("*.npy"), key=lambda file: by_number(file.stem))
+    if not files:
+        raise DataError(f"there are no .npy files in {path.resolve()}; numpy.save writes them")
+    return files
+
+
+def _header(file: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype of a .npy file, which is checked."""
+    try:
+        with open(file, "rb") as opened:
+            version = np.lib.format.read_magic(opened)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(opened)
+            has = file.stat().st_size - opened.tell()
+    except (ValueError, OSError) as e:
+        raise DataError(f"{file} is no .npy file: {e}; write it by numpy.save") from e
+    if dtype.kind not in "fiub":
+        raise DataError(f"{file} is of dtype {dtype}; give floats, integers or booleans: array.astype(numpy.float32)")
+    if not shape or not shape[0]:
+        raise DataError(f"{file} has the shape {list(shape)}, so no rows; give an array [N, ...]")
+    needed = int(np.prod(shape)) * dtype.itemsize
+    if has != needed:
+        raise DataError(
+            f"{file} is cut off or damaged: {has:,} bytes after its header, an array {list(shape)} of {dtype} has "
+            f"{needed:,}; write or copy it anew"
+        )
+    return shape, dtype

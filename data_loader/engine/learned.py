@@ -1,0 +1,62 @@
+"""What is learned of the training samples of data that is larger than memory: classes, means and deviations."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_loader.engine.plain_text import by_number, shown
+from utils.config.files import did_you_mean, nearest
+from utils.errors import DataError
+
+SAMPLED = 100_000  # training samples at most: a mean of them is off by 0.3% of the deviation
+CHUNK = 4096  # read at once
+
+
+def learn_classes(names: Sequence[str], codes: np.ndarray, rows: np.ndarray, place: str) -> list[str]:
+    """The classes that these rows have, numbers by size, others by name. codes: which of names each sample has, [N]."""
+    found = sorted((names[code] for code in np.unique(codes[rows]).tolist()), key=by_number)
+    if len(found) < 2:
+        raise DataError(f"{place}: all training samples are of one class, '{found[0]}'; there is nothing to learn")
+    return found
+
+
+def class_numbers(
+    names: Sequence[str], codes: np.ndarray, classes: Sequence[str], place: Callable[[int], str]
+) -> np.ndarray:
+    """The number of each sample's class, [N], in few bytes. place: of a sample, for messages.
+
+    Raises DataError for a class that the training samples do not have.
+    """
+    number = {name: i for i, name in enumerate(classes)}
+    found = np.array([number.get(name, -1) for name in names])[codes]
+    if (found < 0).any():
+        row = int((found < 0).argmax())
+        name = names[codes[row]]
+        raise DataError(
+            f"{place(row)}: the class '{name}' is in no training sample{did_you_mean(nearest(name, classes))}; they "
+            f"have {shown(classes)}. Add such samples to the training data, or remove this one"
+        )
+    return found.astype(np.min_scalar_type(len(classes)))
+
+
+def learn_scale(read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+    """{"mean": [...], "std": [...]}, one per number of a sample, plain values for `facts`.
+
+    read: indices [n] -> float [n, ...]. rows: the training samples [N]; if they are many, evenly spaced ones are read.
+    Raises ValueError for a number that is not finite.
+    """
+    chosen = np.sort(rows)[:: -(-len(rows) // SAMPLED)]
+    n, mean, squares = 0, np.float64(0), np.float64(0)
+    for start in range(0, len(chosen), CHUNK):
+        part = read(chosen[start : start + CHUNK]).astype(np.float64)
+        wrong = ~np.isfinite(part).reshape(len(part), -1).all(axis=1)
+        if wrong.any():
+            raise ValueError(f"row {chosen[start + int(wrong.argmax())]} has a number that is infinite or not a number")
+        shift = part.mean(axis=0) - mean  # chunk by chunk: Chan et al., 1979
+        mean = mean + shift * (len(part) / (n + len(part)))
+        squares = squares + ((part - part.mean(axis=0)) ** 2).sum(axis=0) + shift**2 * (n * len(part) / (n + len(part)))
+        n += len(part)
+    deviation = np.sqrt(squares / n)
+    constant = deviation <= 1e-12 * np.abs(mean)  # but for rounding
+    return {"mean": mean.tolist(), "std": np.where(constant, 1.0, deviation).tolist()}

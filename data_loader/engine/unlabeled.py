@@ -1,0 +1,94 @@
+"""Data without targets, for predict.py: files, a folder, or a table that names files; in the order they are given."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_loader.engine.image_files import is_hidden
+from data_loader.engine.image_table import _Finder, read_table
+from utils.errors import DataError
+
+LISTS = (".csv", ".tsv")
+FILE_COLUMNS = ("file", "image", "path", "filename", "file_name", "id")
+IDS = ("id", "passengerid", "imageid")  # columns of tables that name a row, in upper or lower case
+SHOWN = 5  # missing files that an error lists
+
+
+class Unlabeled(NamedTuple):
+    """names: what each sample is called in the output. paths: of their files. columns: of a table, by name, as text."""
+
+    names: list[str]
+    paths: list[str]
+    columns: dict[str, list[str]]
+
+
+def unlabeled_files(
+    data: Sequence[str],
+    suffixes: Sequence[str],
+    column: str | None = None,
+    folder: Path | None = None,
+    suffix: str = "",
+) -> Unlabeled:
+    """The files of `data`: files, folders (all files in them with one of the suffixes, sorted), or one table of names.
+
+    column: of file names in a table; None: one of FILE_COLUMNS, or the first. folder: where they are, if not beside the
+    table. suffix: what the names lack. Raises DataError for what is not there; a file that a table names is missed when
+    it is read.
+    """
+    if missing := [path for path in data if not os.path.exists(path)]:
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        raise DataError(
+            f"there is no {', '.join(missing[:SHOWN])}{more}; give files ({', '.join(suffixes)}), a folder of them, or "
+            f"a CSV file that names them"
+        )
+    lists = [path for path in data if Path(path).suffix.lower() in LISTS]
+    if lists and len(data) > 1:
+        raise DataError(f"{lists[0]} is a table, and {len(data) - 1} more are given; give one table, or only files")
+    if lists:
+        return _listed(Path(lists[0]), column, folder, suffix)
+    names, paths = list[str](), list[str]()
+    for path in data:
+        if os.path.isdir(path):
+            found = [p for p in _walk(path) if p.lower().endswith(tuple(suffixes))]
+            if not found:
+                raise DataError(f"no files ({', '.join(suffixes)}) in the folder {path}; give another one")
+            paths += found
+            names += [Path(p).relative_to(path).as_posix() if len(data) == 1 else p for p in found]
+        elif not path.lower().endswith(tuple(suffixes)):
+            raise DataError(f"{path} is of another kind; give files ({', '.join(suffixes)}), a folder or a CSV file")
+        else:
+            paths.append(path)
+            names.append(path)
+    return Unlabeled(names, paths, {})
+
+
+def row_names(columns: dict[str, list[str]], n: int) -> list[str]:
+    """The names of the rows of a table: its column `id` or the like, if no value comes twice; else 1, 2, 3, ..."""
+    for name, values in columns.items():
+        if name.lower() in IDS and len(set(values)) == n:
+            return values
+    return [str(number) for number in range(1, n + 1)]
+
+
+def _listed(path: Path, column: str | None, folder: Path | None, suffix: str) -> Unlabeled:
+    table = read_table(path)
+    if column is None or (folder is None and column not in table.columns):
+        by_lower = {name.lower(): name for name in table.columns}
+        column = next((by_lower[name] for name in FILE_COLUMNS if name in by_lower), next(iter(table.columns)))
+    finders = [_Finder(place, suffix) for place in (path.parent, folder) if place is not None]
+    names = table.column(column)
+    paths = [
+        next((found for finder in finders if name and (found := finder.find(name))), str(path.parent / name))
+        for name in names
+    ]
+    return Unlabeled(names, paths, table.columns)
+
+
+def _walk(folder: str) -> list[str]:
+    """All files in a folder and those below it, by their paths; not those that systems hide between them."""
+    found = []
+    for at, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [os.path.join(at, name) for name in files if not is_hidden(name)]
+    return sorted(found)

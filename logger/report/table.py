@@ -1,0 +1,164 @@
+"""The table of settings or runs: as text for a terminal, as rows for the page and for --json."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from logger.report.runs import Run
+from logger.report.settings import MISSING, Setting, Summary, as_text, changed_keys, short_names
+
+
+def columns(found: Sequence[Setting]) -> list[str]:
+    """The keys that differ, if all settings have one name: each is a column."""
+    return changed_keys([setting.config for setting in found]) if len({setting.name for setting in found}) == 1 else []
+
+
+def rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table of settings: what differs, then mean ± sd of the results."""
+    keys = columns(found)
+    several = len({setting.name for setting in found}) > 1
+    metrics = {(setting.metric.mode, setting.metric.name) for setting in found}
+    one_metric = found[0].metric.name if len(metrics) == 1 else ""
+    head = [*(["name", "what differs"] if several else short_names(keys).values()), "runs"]
+    head += [one_metric] if one_metric else ["metric", "best"]
+    head += ["at step", "last", "test", "time", "samples/s"]
+    differing = what_differs(found) if several else {}
+    lines = []
+    for setting in found:
+        values = [as_text(setting.config.get(key, MISSING)) for key in keys]
+        best = [number(setting.best)] if one_metric else [setting.metric.name, number(setting.best)]
+        lines.append(
+            [
+                *([setting.name, differing[id(setting)]] if several else values),
+                str(len(setting.runs)),
+                *best,
+                _rounded(setting.when),
+                number(setting.last),
+                number(setting.test),
+                duration(setting.seconds.mean),
+                _rounded(setting.speed),
+            ]
+        )
+    return _without_empty(head, lines)
+
+
+def run_rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a table of single runs, in the order of their settings."""
+    lines = []
+    for setting in found:
+        for run in setting.runs:
+            one = Setting([run], setting.metric)
+            state = "finished" if run.finished else f"not finished, step {run.step:,}"
+            results = [number(one.best), _rounded(one.when), number(one.last), number(one.test)]
+            repeat = [as_text(run.config.get("seed")), as_text(run.config.get("data_loader.args.fold", MISSING))]
+            lines.append([str(run.folder), *repeat, *results, duration(run.seconds), _rounded(one.speed), state])
+    head = ["run", "seed", "fold", "best", "at step", "last", "test", "time", "samples/s", "state"]
+    return _without_empty(head, lines)
+
+
+def text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Columns with two spaces between them: words to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in (head, *lines)) for i in range(len(head))]
+    right = [
+        all(row[i][:1].isdigit() or row[i] in (MISSING, "") or row[i][:1] == "-" for row in lines)
+        for i in range(len(head))
+    ]
+    out = []
+    for row in (head, *lines):
+        cells = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
+        out.append("  ".join(cells).rstrip())
+    return "\n".join(out)
+
+
+def number(summary: Summary) -> str:
+    """`0.9967 ± 0.0012`"""
+    if summary.mean is None:
+        return MISSING
+    return digits(summary.mean) + (f" ± {digits(summary.sd)}" if summary.sd is not None else "")
+
+
+def digits(value: float) -> str:
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or seconds == 0:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def notes(found: Sequence[Setting]) -> dict[Path, str]:
+    """What could not be read of runs that are shown."""
+    return {run.folder: "; ".join(run.notes) for setting in found for run in setting.runs if run.notes}
+
+
+def as_json(found: Sequence[Setting], broken: dict[Path, str]) -> dict[str, Any]:
+    """Everything that the tables show, with full precision."""
+    keys = {setting.name: changed_keys([s.config for s in found if s.name == setting.name]) for setting in found}
+    return {
+        "settings": [
+            {
+                "name": setting.name,
+                "differs": {key: setting.config.get(key) for key in keys[setting.name]},
+                "metric": f"{setting.metric.mode} {setting.metric.name}",
+                "runs": [str(run.folder) for run in setting.runs],
+                "best": {"mean": setting.best.mean, "sd": setting.best.sd, "values": setting.best.values},
+                "step": setting.when.values,
+                "last": setting.last.mean,
+                "test": setting.test.mean,
+                "seconds": setting.seconds.mean,
+                "samples_per_s": setting.speed.mean,
+            }
+            for setting in found
+        ],
+        "runs": [_run_json(run, setting) for setting in found for run in setting.runs],
+        "broken": {str(folder): reason for folder, reason in broken.items()},
+    }
+
+
+def _run_json(run: Run, setting: Setting) -> dict[str, Any]:
+    best = run.best(setting.metric.mode, setting.metric.name)
+    return {
+        "folder": str(run.folder),
+        "name": run.name,
+        "seed": run.config.get("seed"),
+        "fold": run.config.get("data_loader.args.fold"),
+        "best": best[0] if best else None,
+        "best_step": best[1] if best else None,
+        "last": {name: run.last(name) for name in run.names()},
+        "step": run.step,
+        "finished": run.finished,
+        "seconds": run.seconds,
+        "samples_per_s": run.speed,
+        "notes": run.notes,
+    }
+
+
+def what_differs(found: Sequence[Setting]) -> dict[int, str]:
+    """`lr=0.1 widths=[32]` for each setting, of the keys in which those of the same name differ."""
+    texts = {}
+    for name in dict.fromkeys(setting.name for setting in found):
+        group = [setting for setting in found if setting.name == name]
+        short = short_names(changed_keys([setting.config for setting in group]))
+        for setting in group:
+            parts = [f"{end}={as_text(setting.config[key])}" for key, end in short.items() if key in setting.config]
+            texts[id(setting)] = " ".join(parts)
+    return texts
+
+
+def _rounded(summary: Summary) -> str:
+    return MISSING if summary.mean is None else f"{summary.mean:,.0f}"
+
+
+def _without_empty(head: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns in which no row has a value."""
+    kept = [i for i in range(len(head)) if any(row[i] not in (MISSING, "") for row in lines)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in lines]

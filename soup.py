@@ -1,0 +1,90 @@
+"""Average the weights of checkpoints into one: python soup.py RUN RUN ... --out FILE
+
+A run stands for its best checkpoint. Of a single one, it makes a copy to share: the weights, without the optimizer.
+Averaging runs that began from the same weights often beats each of them (Wortsman et al., Model soups, 2022).
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UsageError
+from utils.exit_codes import exit_with
+from utils.run_folder import find_checkpoint
+
+# What only continuing a run needs. The averages of callbacks are in `model` already
+FOR_TRAINING = ("optimizer", "lr_scheduler", "callbacks", "raw_model", "data_state", "window", "epoch_sums", "shards")
+SAME = ("num_classes", "class_names")  # facts that must not differ: they say what the outputs mean
+
+
+def soup(paths: Sequence[Path], out: Path) -> None:
+    """Write the mean of these checkpoints' models as a checkpoint that test.py, load_model and init_from accept.
+
+    All floating-point tensors are averaged, batch norm's statistics too; others are those of the first.
+    """
+    import torch
+
+    from trainer.checkpoint import writer
+
+    if out.exists():
+        raise UsageError(f"--out {out}: the file exists; give another name, or remove it")
+    state: dict[str, Any] = {}
+    totals: dict[str, torch.Tensor] = {}
+    for path in paths:  # one after the other, so that two models at most are in memory
+        other = _read(path)
+        if not state:
+            state = other
+        _check(paths[0], state, path, other)
+        for name, value in other["model"].items():
+            if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+                totals[name] = totals.get(name, 0) + value.to(torch.promote_types(value.dtype, torch.float64))
+    means = {name: (total / len(paths)).to(state["model"][name].dtype) for name, total in totals.items()}
+    state["model"] = {name: means.get(name, value) for name, value in state["model"].items()}
+    state["config"] = {**state["config"], "callbacks": []}  # none of them may put other weights in their place
+    try:
+        writer.write({key: value for key, value in state.items() if key not in FOR_TRAINING}, out)
+    except OSError as e:
+        raise UsageError(f"--out {out} could not be written: {e.strerror}") from e
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from trainer.checkpoint import files
+    from trainer.checkpoint.load import weights_of
+
+    try:
+        state = files.load(path)
+    except files.BrokenCheckpoint as e:
+        raise UsageError(f"{path} cannot be used: {e}") from e
+    return {**state, "model": weights_of(path, state), "logs": {}, "unwritten": {}}
+
+
+def _check(first: Path, state: Mapping[str, Any], path: Path, other: Mapping[str, Any]) -> None:
+    """Raise UsageError where two checkpoints are not of the same model."""
+    for name in SAME:
+        if state["facts"].get(name) != other["facts"].get(name):
+            raise UsageError(f"{path}: its {name} differ from those of {first}; give checkpoints of the same data")
+    shapes = [{name: tuple(getattr(t, "shape", ())) for name, t in s["model"].items()} for s in (state, other)]
+    if wrong := sorted(set(shapes[0].items()) ^ set(shapes[1].items())):
+        raise UsageError(
+            f"{path} and {first} hold different models: {wrong[0][0]} is {shapes[1].get(wrong[0][0], 'missing')} there "
+            f"and {shapes[0].get(wrong[0][0], 'missing')} here; give checkpoints of the same arch"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Average the weights of checkpoints into one.", allow_abbrev=False)
+    parser.add_argument("checkpoints", nargs="+", metavar="RUN|CHECKPOINT", help="a run means its best checkpoint")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write, such as soup.pth")
+    args = parser.parse_intermixed_args(argv)
+    paths = [find_checkpoint(name) for name in args.checkpoints]
+    soup(paths, Path(args.out))
+    size = Path(args.out).stat().st_size / 1e6
+    what = f"the mean of {len(paths)} models, " if len(paths) > 1 else ""
+    print(f"{args.out}: {what}{size:,.1f} MB")
+    print(f"test it: python test.py -r {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with(main)

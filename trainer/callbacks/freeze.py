@@ -1,0 +1,75 @@
+"""Freeze: keeps parameters as they are, to the end or until a step or epoch."""
+
+from typing import Any
+
+from torch import nn
+
+from logger.console import log
+from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.train_mode import frozen, is_batch_norm, owned
+from utils.errors import UsageError
+from utils.patterns import select
+from utils.tensors import unwrap
+
+
+class Freeze:
+    """Freezes the parameters whose names match, as in {freeze: ["*"], but_not: [classifier], until_epoch: 2}.
+
+    freeze, but_not: patterns of parameter names; `head` alone means all that is in it. until_epoch, until_step: how
+    many epochs or steps it lasts; null: to the end. Batch norm that is frozen stays in eval mode. The optimizer has the
+    parameters from the start, so that schedules and a resume stay exact; they have no gradient until they train.
+    """
+
+    def __init__(
+        self,
+        freeze: list[str],
+        but_not: list[str] | None = None,
+        until_epoch: int | None = None,
+        until_step: int | None = None,
+    ) -> None:
+        if until_epoch is not None and until_step is not None:
+            raise UsageError("callbacks: Freeze has until_epoch and until_step; give one of them, or none")
+        self.freeze, self.but_not = freeze, but_not or []
+        self.until_epoch, self.until_step = until_epoch, until_step
+        self._parameters: dict[str, nn.Parameter] = {}  # while they are frozen
+
+    def before_training(self, trainer: BaseTrainer) -> None:
+        if trainer.step >= self._until(trainer):
+            return
+        model = unwrap(trainer.model)
+        if not model.training:  # as those of Hugging Face arrive: what is in eval mode below stays there
+            model.train()
+        named = dict(model.named_parameters())
+        trained = select(self.but_not, named, "callbacks: Freeze: but_not")
+        names = [name for name in select(self.freeze, named, "callbacks: Freeze: freeze") if name not in trained]
+        self._parameters = {name: named[name] for name in names}
+        for p in self._parameters.values():
+            p.requires_grad_(False)
+        if frozen(model):
+            raise UsageError(
+                f"callbacks: Freeze: {self.freeze} freezes all parameters; leave out some by but_not: [...]"
+            )
+        for _, module, owner in owned(model):
+            if is_batch_norm(module) and frozen(owner):
+                module.eval()
+        size, total = (sum(p.numel() for p in of.values()) for of in (self._parameters, named))
+        until = {} if self._until(trainer) == float("inf") else {"epoch": self.until_epoch, "step": self.until_step}
+        ends = [f" until the end of {unit} {n}" for unit, n in until.items() if n is not None]
+        log.info(f"Freeze: {size:,} of {total:,} parameters are frozen{''.join(ends)}")
+
+    def after_step(self, trainer: BaseTrainer) -> None:
+        if not self._parameters or trainer.step < self._until(trainer):
+            return
+        mine, self._parameters = self._parameters, {}
+        others: list[Any] = [other for other in trainer.callbacks if isinstance(other, Freeze)]
+        held = {p for other in others for p in other._parameters.values()}
+        for p in mine.values():
+            p.requires_grad_(p not in held)
+        trainer.train_mode()
+        log.info(f"Freeze: {sum(p.numel() for p in mine.values()):,} more parameters train from step {trainer.step} on")
+
+    def _until(self, trainer: BaseTrainer) -> float:
+        """The number of completed steps at which it ends."""
+        if self.until_epoch is not None:
+            return self.until_epoch * trainer.steps_per_epoch
+        return float("inf") if self.until_step is None else self.until_step

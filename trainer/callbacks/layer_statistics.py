@@ -1,0 +1,102 @@
+"""LayerStatistics: mean, standard deviation and largest magnitude of each layer's outputs and their gradients."""
+
+import contextlib
+import fnmatch
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.base_trainer import BaseTrainer
+from utils.errors import UsageError
+from utils.process import group
+from utils.tensors import each_tensor, unwrap
+
+
+class LayerStatistics:
+    """In every `every`-th step, LAYER_mean, _std and _absmax, and LAYER_grad_..., as points of the split `layers`.
+
+    They go to metrics.jsonl and all writers. The hooks exist in these steps only: the others cost nothing.
+    layers: patterns of module names, such as blocks.*.attention; null: all modules without children.
+    """
+
+    def __init__(self, every: int = 100, layers: str | list[str] | None = None) -> None:
+        if every < 1:
+            raise UsageError(f"callbacks: LayerStatistics: every is {every}; give 1 or more")
+        self.every = every
+        self.layers = [layers] if isinstance(layers, str) else layers
+        self._hooks = contextlib.ExitStack()  # of the step that runs
+        self._seen: dict[str, list[Tensor]] = {}
+
+    def before_training(self, trainer: BaseTrainer) -> None:
+        chosen = self._chosen(trainer)
+        if not chosen:
+            names = [name for name, _ in unwrap(trainer.model).named_modules() if name]
+            raise UsageError(
+                f"callbacks: LayerStatistics: no module is called {', '.join(self.layers or [])}; the model has "
+                f"{', '.join(names[:20])}"
+            )
+        self._watch_next(trainer)
+
+    def after_step(self, trainer: BaseTrainer) -> None:
+        if trainer.step % self.every == 0:
+            self._hooks.close()
+            values = self._values()
+            trainer.reporter.values("layers", trainer.step, values)
+        self._watch_next(trainer)
+
+    def _watch_next(self, trainer: BaseTrainer) -> None:
+        """Place the hooks if the next step is one of those."""
+        if (trainer.step + 1) % self.every:
+            return
+        self._seen = {}
+        self._hooks.enter_context(trainer.compiler.off())
+        for name, module in self._chosen(trainer):
+            self._hooks.callback(module.register_forward_hook(self._hook(name)).remove)
+
+    def _chosen(self, trainer: BaseTrainer) -> list[tuple[str, nn.Module]]:
+        modules = [(name, module) for name, module in unwrap(trainer.model).named_modules() if name]
+        if self.layers is None:
+            return [(name, module) for name, module in modules if not any(module.children())]
+        return [(n, m) for n, m in modules if any(fnmatch.fnmatchcase(n, pattern) for pattern in self.layers)]
+
+    def _hook(self, name: str) -> Any:
+        def look(tensor: Tensor) -> Tensor:
+            if tensor.is_floating_point():
+                self._note(name, tensor)
+                if tensor.requires_grad:  # not a module's backward hook: that breaks layers that work in place
+                    tensor.register_hook(lambda gradient: self._note(f"{name}_grad", gradient))
+            return tensor
+
+        def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            each_tensor(look, outputs)
+
+        return hook
+
+    @torch.no_grad()
+    def _note(self, name: str, tensor: Tensor) -> None:
+        """[count, sum, sum of squares, largest magnitude], on the device."""
+        x = tensor.detach().float()
+        numbers = [x.new_full((), x.numel()), x.sum(), x.square().sum(), x.abs().amax()] if x.numel() else []
+        if numbers:
+            self._seen.setdefault(name, []).append(torch.stack(numbers))
+
+    def _values(self) -> dict[str, float]:
+        """Over the micro-batches of all ranks. Waits for the device."""
+        totals: dict[str, list[float]] = {}
+        for of_rank in group.gather({name: torch.stack(rows).tolist() for name, rows in self._seen.items()}):
+            for name, rows in of_rank.items():
+                for count, total, squares, largest in rows:
+                    n, s, q, most = totals.get(name, [0.0, 0.0, 0.0, 0.0])
+                    totals[name] = [n + count, s + total, q + squares, max(most, largest)]
+        self._seen = {}
+        values: dict[str, float] = {}
+        for name, (n, s, q, most) in totals.items():
+            mean = s / n
+            values |= {
+                f"{name}_mean": mean,
+                f"{name}_std": math.sqrt(max(0.0, q / n - mean**2)),
+                f"{name}_absmax": most,
+            }
+        return values

@@ -1,0 +1,102 @@
+"""Parameter groups of an optimizer: by pattern, without weight decay, by layer."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from logger.console import log
+from utils.errors import UsageError
+from utils.patterns import select
+
+Named = Sequence[tuple[str, nn.Parameter]]
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+FACTOR = "lr_factor"  # of a layer; only until the optimizer is built
+
+
+def has_groups(part: Any) -> bool:
+    """Does the config ask for more than one group?"""
+    return bool(part.groups or part.no_decay or part.layer_decay)
+
+
+def split(part: Any, options: Sequence[Mapping[str, Any]], named: Named, model: nn.Module, key: str) -> list[Any]:
+    """The parameter groups of a part of the config, of pairs (name, parameter); the unmatched ones come first.
+
+    options: of each group of the config. key: the part's place in the config, for errors. A parameter belongs to the
+    first group that matches its name.
+    """
+    names = [name for name, _ in named]
+    group_of: dict[str, int] = {}
+    for i, group in enumerate(part.groups):
+        found = select(group.match, names, f"{key}.groups.{i}.match")
+        own = [name for name in found if name not in group_of]
+        if not own:
+            raise UsageError(
+                f"{key}.groups.{i}.match: earlier groups have all that {group.match} matches ({', '.join(found[:3])}); "
+                f"the first group that matches a parameter has it, so put the narrower pattern first"
+            )
+        group_of |= dict.fromkeys(own, i)
+    plain = _without_decay(named, model) if part.no_decay else set()
+    layers = _layers(names) if part.layer_decay else dict.fromkeys(names, 0)
+    last = max(layers.values(), default=0)
+    groups: dict[tuple[int, int, bool], dict[str, Any]] = {}
+    for name, p in named:
+        i, layer = group_of.get(name, -1), layers[name]
+        place = (i, layer, name in plain)
+        if place not in groups:
+            words = [part.groups[i].label] if i >= 0 else []
+            words += [f"layer{layer}"] if layer != last else []
+            groups[place] = {"params": [], "name": "_".join(words), **(options[i] if i >= 0 else {})}
+            if name in plain:
+                groups[place]["weight_decay"] = 0.0
+            if part.layer_decay:
+                groups[place][FACTOR] = part.layer_decay ** (last - layer)
+        groups[place]["params"].append((name, p))
+    return [groups[place] for place in sorted(groups, key=lambda place: (place[0], -place[1], place[2]))]
+
+
+def finish(optimizer: Any, part: Any, options: Sequence[Mapping[str, Any]], key: str) -> None:
+    """Scale the learning rates of layers; check that the optimizer has all options per group, and say what there is."""
+    for i, given in enumerate(options):
+        for name in given:
+            if name not in optimizer.defaults:
+                raise UsageError(
+                    f"{key}.groups.{i}.{name}: {part.type} has no {name} per group; it has "
+                    f"{', '.join(optimizer.defaults)}"
+                )
+    if part.no_decay and "weight_decay" not in optimizer.defaults:
+        raise UsageError(f"{key}.no_decay: {part.type} has no weight_decay; remove no_decay")
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group.pop(FACTOR, 1.0)
+        decay = f", weight_decay {group['weight_decay']:.3g}" if "weight_decay" in group else ""
+        size = sum(p.numel() for p in group["params"])
+        log.info(f"{part.type} {group['name'] or 'rest'}: {size:,} parameters, lr {float(group['lr']):.3g}{decay}")
+
+
+def _without_decay(named: Named, model: nn.Module) -> set[str]:
+    """Biases and scales, which have at most one dimension; all of norms; and what the model itself names (timm)."""
+    norms = {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    own = getattr(model, "no_weight_decay", None)
+    stated = set(own()) if callable(own) else set()
+    return {name for name, p in named if p.dim() <= 1 or p in norms or name in stated}
+
+
+def _layers(names: Sequence[str]) -> dict[str, int]:
+    """The number of each parameter's layer, in the order of the model.
+
+    A layer is what has one name up to its first number (`blocks.0`, `encoder_layer_3`); neighbors without a number
+    (stem, head) are one layer.
+    """
+    found = [re.match(r"(?:.*?\.)??(?:\w+_)?\d+(?=\.)", name) for name in names]
+    prefixes = [match[0] if match else "" for match in found]
+    numbers: dict[str, int] = {}
+    layers: dict[str, int] = {}
+    count = 0
+    for i, (name, prefix) in enumerate(zip(names, prefixes, strict=True)):
+        if prefix not in numbers or (prefix == "" and prefixes[i - 1] != ""):
+            numbers[prefix] = count
+            count += 1
+        layers[name] = numbers[prefix]
+    return layers

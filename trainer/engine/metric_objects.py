@@ -1,0 +1,115 @@
+"""Metrics that are objects with a state of their own, such as those of torchmetrics: they see each batch of an
+evaluation, and give one result at its end."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.errors import Stopped, UsageError
+from utils.process import group
+
+SHOWN = 10  # elements of a result on the console; metrics.jsonl and TensorBoard have all
+
+
+def is_object(metric: Any) -> bool:
+    """Does it keep its own state (torchmetrics), or is it a function?"""
+    return hasattr(metric, "update") and hasattr(metric, "compute")
+
+
+def by_element(name: str, value: Any) -> dict[str, Tensor]:
+    """A result as tensors: entries of mappings and sequences, also nested, as NAME_key and NAME_0. NumPy works too."""
+    if isinstance(value, Mapping):
+        entries = list(value.items())
+    elif isinstance(value, (list, tuple)) and any(isinstance(v, (Tensor, Mapping, list, tuple)) for v in value):
+        entries = list(enumerate(value))
+    else:
+        return {name: value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)}
+    return {key: v for part, inner in entries for key, v in by_element(f"{name}_{part}", inner).items()}
+
+
+class MetricObjects:
+    """The metric objects of a config by their names in the log.
+
+    Raises UsageError for one that cannot be reset, or whose state is not combined over ranks.
+    """
+
+    def __init__(self, objects: Mapping[str, Any], class_names: Sequence[str] = ()) -> None:
+        self.objects = objects
+        names = ["_".join(str(name).split()) for name in class_names]
+        self._class_names = names if len(set(names)) == len(names) else []
+        self._after_reset: dict[str, dict[str, Any]] = {}  # their public attributes
+        self.long: set[str] = set()  # names of the elements of long results
+        for name, metric in objects.items():
+            if not hasattr(metric, "reset"):
+                raise UsageError(
+                    f"metrics: {name} has update and compute, but no reset; add one that begins a new evaluation"
+                )
+            if group.world_size() > 1 and not hasattr(metric, "sync"):
+                raise UsageError(
+                    f"metrics: {name} keeps a state that is not combined over processes; derive it from "
+                    f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
+                )
+
+    def reset(self) -> None:
+        """Begin an evaluation. Raises Stopped where something of the evaluation before is left."""
+        for name, metric in self.objects.items():
+            metric.reset()
+            now = {k: v for k, v in getattr(metric, "__dict__", {}).items() if not k.startswith("_")}
+            if name not in self._after_reset:
+                self._after_reset[name] = {k: _copy(v) for k, v in now.items()}
+            for key, before in self._after_reset[name].items():
+                if not _same(before, now.get(key)):
+                    raise Stopped(
+                        f"metrics: reset() of {name} leaves {key} at {now.get(key)}, and it was {before} at the start: "
+                        f"each evaluation would count the ones before it. Set it in reset(), in torchmetrics by "
+                        f"add_state; or start its name with _ if no result depends on it"
+                    )
+
+    def labels(self, n: int) -> list[str]:
+        """What n elements are called: by the classes, or by number."""
+        return self._class_names if len(self._class_names) == n else [str(i) for i in range(n)]
+
+    def compute(self) -> dict[str, float]:
+        """The result of each: a number NAME, a vector NAME_class or NAME_0, a matrix NAME_0_1, a mapping NAME_key."""
+        values: dict[str, float] = {}
+        for name, metric in self.objects.items():
+            of_metric: dict[str, float] = {}
+            for key, value in by_element(name, metric.compute()).items():
+                value = value.squeeze()
+                places = itertools.product(*(self.labels(n) for n in value.shape))
+                of_metric |= {
+                    "_".join([key, *place]): v for place, v in zip(places, value.flatten().tolist(), strict=True)
+                }
+            if len(of_metric) > SHOWN:
+                self.long |= of_metric.keys()
+            values |= of_metric
+        return {name: float(value) for name, value in values.items()}
+
+    def short(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Without the elements of long results: for the console. Of validation sets, the names have a prefix."""
+        ends = tuple(self.long)
+        return {name: value for name, value in values.items() if not (ends and name.endswith(ends))}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    return list(value) if isinstance(value, list) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Are two values equal, as far as they are numbers, tensors, arrays, or lists of those? Anything else may be."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(torch.nan_to_num(a.cpu()), torch.nan_to_num(b.cpu()))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
+    numbers = isinstance(a, (int, float)) and isinstance(b, (int, float))
+    return not numbers or a == b or (a != a and b != b)

@@ -1,0 +1,1 @@
+"""Exported models: ONNX, torch.export, safetensors and AOTInductor; written, read back, and compared with the model."""

@@ -1,0 +1,213 @@
+"""Export a run: build its model, write the file, read it back, and compare the two on real samples."""
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logger.console import log
+from trainer.engine import setup
+from trainer.engine.kinds import kind_of
+from trainer.engine.outputs import main_output
+from trainer.export import exported, formats
+from trainer.export.formats import Format
+from trainer.export.module import Pixels, Predicting, leaves, without_bags
+from trainer.inference import members
+from trainer.inference.members import Member, Source
+from utils.errors import Stopped, UsageError
+from utils.run_folder import CHECKPOINTS
+from utils.tensors import each_tensor
+
+CPU = torch.device("cpu")
+TOLERANCE = {False: 1e-4, True: 1e-2}  # by --half; relative to the largest output, or 1
+BATCHES = 3  # of real samples that are compared
+SIZES = (1, 2, 7)  # samples of a batch that are compared too
+
+
+@dataclass
+class Options:
+    format: Format = "onnx"
+    half: bool = False
+    with_preprocessing: bool = False
+    out: Path | None = None
+    tolerance: float | None = None
+    data: Sequence[str] = ()
+
+
+@dataclass
+class Report:
+    path: Path
+    difference: float  # the largest, relative to the largest output, or 1
+    size: int  # bytes
+
+
+def export(source: Source, options: Options) -> Report:
+    """Write the file. Raises Stopped, and leaves none, where it cannot be exported or differs by more than allowed."""
+    formats.check_installed(options.format)
+    if options.with_preprocessing and options.format == "safetensors":
+        raise UsageError(
+            "--with-preprocessing: a safetensors file holds weights alone, and computes nothing; leave it out"
+        )
+    loader = real_samples(source, options.data)
+    member = Member(source, loader, CPU)
+    member.trainer.model.to(memory_format=torch.contiguous_format)
+    pixels = Pixels.of(loader) if options.with_preprocessing else None
+    folder = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path.parent
+    out = options.out or folder / f"model{formats.SUFFIXES[options.format]}"
+    if out.suffix != formats.SUFFIXES[options.format]:
+        raise UsageError(f"--out {out}: give a name that ends in {formats.SUFFIXES[options.format]}")
+    tolerance = options.tolerance or TOLERANCE[options.half]
+    with member.eval_mode(), torch.inference_mode(False), torch.no_grad():
+        batches = [one_more(each_tensor(torch.clone, found)) for found in read(member)]
+        expected = [main_output(member.trainer.predict_step(inputs)) for inputs in batches]
+        about = describe(member, expected[0], batches, pixels, loader, options)
+        temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _write(member, batches, pixels, options, temporary, about)
+            difference = compare(member, temporary, batches)
+            if not difference <= tolerance:
+                raise Stopped(
+                    f"{out} is not written: it differs from the model by {difference:.3g} of the largest output on "
+                    f"{sum(len(leaves(b)[0]) for b in batches):,} real samples, and --tolerance is {tolerance:g}"
+                    + ("; float16 may be too coarse for this model: leave out --half" if options.half else "")
+                )
+            os.replace(temporary, out)
+        except OSError as e:
+            raise Stopped(f"{out} cannot be written: {e.strerror or e}; free space, or give another --out") from e
+        finally:
+            temporary.unlink(missing_ok=True)
+    return Report(out, difference, out.stat().st_size)
+
+
+def _write(
+    member: Member, batches: list[Any], pixels: Pixels | None, options: Options, path: Path, about: dict[str, Any]
+) -> None:
+    trainer = copy.copy(member.trainer)
+    trainer.model = copy.deepcopy(member.trainer.model)  # which half() changes
+    if options.half:
+        trainer.model.half()
+    if options.format == "onnx":
+        without_bags(trainer.model)
+    module = Predicting(trainer, batches[0], pixels, options.half).eval()
+    inputs = [_given(pixels, leaves(batch)) for batch in batches]
+    formats.write(options.format, module, inputs[0], formats.dynamic_sizes(inputs), path, about)
+
+
+def real_samples(source: Source, data: Sequence[str]) -> Any:
+    """The loader of `data`; without any, of the run's test data, or its validation or training data."""
+    config = source.config
+    if data:
+        loader = members.unlabeled_loader(source, CPU, data)
+    else:
+        try:
+            loader = setup.all_in_order(config, "data_loader", config.run.data_loader, source.facts)
+        except UsageError:
+            try:
+                loader = config.build("data_loader")
+            except UsageError as e:
+                raise UsageError(
+                    f"{e}\nThe exported model is compared with the run's on real samples: give some, --data FILES"
+                ) from e
+            held_out = setup.validation(config, loader)
+            loader = held_out if held_out is not None and not isinstance(held_out, dict) else loader.for_testing()
+    members.configure(loader, source, CPU)
+    return loader
+
+
+def read(member: Member) -> list[Any]:
+    """The inputs of the first batches. Raises Stopped where none can be read."""
+    found, loader = [], member.loader
+    for batch in loader.read_batches(range(min(BATCHES, loader.sampler.num_steps))):
+        if batch.size:
+            found.append(member.trainer.inputs_of(member.trainer.unpack(batch.data)))
+    if not found:
+        raise Stopped("no real sample could be read to compare the exported model with; give others, --data FILES")
+    return found
+
+
+def one_more(inputs: Any) -> Any:
+    """The same with two samples at least: torch.export takes a batch of one for one that is always of one."""
+    return each_tensor(lambda t: torch.cat([t, t]), inputs) if len(leaves(inputs)[0]) < 2 else inputs
+
+
+def describe(
+    member: Member, output: Any, batches: list[Any], pixels: Pixels | None, loader: Any, options: Options
+) -> dict[str, Any]:
+    """The metadata of the file, in plain types."""
+    source, config = member.source, member.source.config
+    flat = [leaves(batch) for batch in batches]
+    kind = (
+        kind_of(config.run.loss.type, output, source.facts.get("num_classes")).name if output.dim() <= 2 else "values"
+    )
+    try:
+        normalized = Pixels.of(loader)
+        mean, std = normalized.mean.flatten().tolist(), normalized.std.flatten().tolist()
+        preprocessing: dict[str, Any] = {"mean": mean, "std": std, "max_value": normalized.max_value}
+    except UsageError:
+        preprocessing = {}
+    tensors = [_given(pixels, one) for one in flat]
+    return {
+        "format": 1,
+        "run": str(source.path),
+        "step": source.step,
+        "class_names": source.classes,
+        "outputs": kind,
+        "inputs": formats.describe(tensors[0], formats.dynamic_sizes(tensors)),
+        "preprocessing": preprocessing
+        | {"included": pixels is not None, "data_loader": config.run.data_loader.model_dump()},
+        "half": options.half,
+        "facts": source.facts,
+        "config": source.whole_config,
+    }
+
+
+def compare(member: Member, path: Path, batches: list[Any]) -> float:
+    """The largest difference of the file's outputs, relative to the largest output of the model, or 1."""
+    _, model = exported.source(path, [])
+    worst = 0.0
+    cuts = [_first(batches[0], n) for n in SIZES if n < len(leaves(batches[0])[0])]
+    for inputs in (*batches, *cuts):
+        wanted = main_output(member.trainer.predict_step(inputs)).double()
+        try:
+            found = _called(member, model, inputs).double()
+        except (UsageError, torch.OutOfMemoryError):
+            raise
+        except Exception as e:
+            n = len(leaves(inputs)[0])
+            raise Stopped(f"the file fails for a batch of {n}, which the model takes: {type(e).__name__}: {e}") from e
+        if found.shape != wanted.shape:
+            raise Stopped(f"the file gives outputs {list(found.shape)} where the model gives {list(wanted.shape)}")
+        gap = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1) if wanted.numel() else torch.tensor(0.0)
+        worst = max(worst, float(gap)) if not math.isnan(float(gap)) else math.inf
+    return worst
+
+
+def _first(inputs: Any, n: int) -> Any:
+    return each_tensor(lambda tensor: tensor[:n], inputs)
+
+
+def _called(member: Member, model: Any, inputs: Any) -> Tensor:
+    if isinstance(model, exported.Exported):
+        return model(inputs)
+    trainer = copy.copy(member.trainer)  # weights alone, which the trainer's predict_step calls
+    trainer.model = model
+    return main_output(trainer.predict_step(inputs))
+
+
+def _given(pixels: Pixels | None, tensors: list[Tensor]) -> list[Tensor]:
+    return tensors if pixels is None else [pixels.inverse(tensor) for tensor in tensors]
+
+
+def say(report: Report, options: Options, source: Source) -> None:
+    log.info(
+        f"{source}, step {source.step}, as {options.format}{' in float16' if options.half else ''}: {report.path}, "
+        f"{report.size / 1e6:.2f} MB\nlargest difference from the model on real samples: {report.difference:.3g} "
+        f"(relative to the largest output)"
+    )

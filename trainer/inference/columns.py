@@ -1,0 +1,107 @@
+"""Rows of the table that predict.py writes: which columns, under which names, with which values."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.engine.kinds import Name, task_of
+from utils.config.files import did_you_mean, nearest
+from utils.errors import UsageError
+
+THRESHOLD = 0.5  # of a label that is predicted by itself
+Cell = Callable[[int, str, Tensor], str]  # (number of the sample, its name, its outputs) -> text
+
+
+class Columns:
+    """wanted: `WHAT` or `HEADER=WHAT`, WHAT being id, label, index (of the class), prob (of the label), a class (its
+    probability), a number to predict, or a column of the table that is read.
+
+    outputs: the names of the outputs: classes, or numbers to predict. Raises UsageError for an unknown column.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[str] | None,
+        with_probabilities: bool,
+        kind: Name,
+        outputs: Sequence[str] | None,
+        width: int,
+        table: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.kind, self.width, self.table = kind, width, table
+        self.of_one = width == 0 and outputs is not None and len(outputs) == 2  # a probability of the second class
+        self.outputs = list(outputs or [])
+        if not self.of_one and len(self.outputs) != max(width, 1):
+            self.outputs = [f"output_{i}" for i in range(max(width, 1))]
+        known = self._known()
+        if wanted is None:
+            several = kind == "values" and width > 1
+            wanted = ["id", *self.outputs] if several else ["id", "label"]
+            if with_probabilities and kind != "values":
+                wanted += [f"prob_{name}={name}" for name in self.outputs]
+        self.header, self._cells = list[str](), list[Cell]()
+        for column in wanted:
+            header, _, what = column.partition("=")
+            what = what or header
+            if what not in known:
+                raise UsageError(
+                    f"--columns: unknown column '{what}'{did_you_mean(nearest(what, known))}; there are "
+                    f"{', '.join(known)}; HEADER=COLUMN gives one another name"
+                )
+            self.header.append(header)
+            self._cells.append(known[what])
+
+    def rows(self, indices: Sequence[int], names: Sequence[str], outputs: Tensor) -> list[list[str]]:
+        """outputs: probabilities or values, [B] or [B, C]"""
+        return [
+            [cell(index, name, output) for cell in self._cells]
+            for index, name, output in zip(indices, names, outputs, strict=True)
+        ]
+
+    def _known(self) -> dict[str, Cell]:
+        found: dict[str, Cell] = {name: _of_table(values) for name, values in self.table.items()}
+        for i, name in enumerate(self.outputs):
+            found[name] = _number(self._one_of_two(i) if self.of_one else _output(i))
+        found |= {"id": lambda _, name, __: name, "label": lambda _, __, output: self._label(output)}
+        if self.kind != "values":
+            found["prob"] = lambda _, __, output: _text(self._of_label(output))
+            found["index"] = lambda _, __, output: " ".join(map(str, self._chosen(output)))
+        return found
+
+    def _chosen(self, output: Tensor) -> list[int]:
+        """The numbers of the predicted classes."""
+        if self.of_one:
+            return [int(output.item() >= THRESHOLD)]
+        if task_of(self.kind) == "labels":
+            return torch.nonzero(output.reshape(-1) >= THRESHOLD).flatten().tolist()
+        return [int(output.argmax())]
+
+    def _label(self, output: Tensor) -> str:
+        if self.kind == "values":
+            return _text(output.reshape(-1)[0].item())
+        return " ".join(self.outputs[i] for i in self._chosen(output))
+
+    def _of_label(self, output: Tensor) -> float:
+        if self.of_one:
+            return max(output.item(), 1 - output.item())
+        return output.max().item()
+
+    def _one_of_two(self, i: int) -> Callable[[Tensor], float]:
+        return lambda output: output.item() if i else 1 - output.item()
+
+
+def _output(i: int) -> Callable[[Tensor], float]:
+    return lambda output: output.reshape(-1)[i].item()
+
+
+def _number(value: Callable[[Tensor], float]) -> Cell:
+    return lambda _, __, output: _text(value(output))
+
+
+def _of_table(values: Sequence[str]) -> Cell:
+    return lambda index, _, __: values[index]
+
+
+def _text(number: float) -> str:
+    return f"{number:.8g}"

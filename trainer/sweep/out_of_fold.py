@@ -1,0 +1,131 @@
+"""Out-of-fold predictions: each sample by the runs that did not train with it. Metrics over all of them as one set."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.checkpoint.load import weights_of
+from trainer.engine import setup, test_report
+from trainer.engine.evaluator import evaluator, set_options
+from trainer.engine.kinds import kind_of, probabilities
+from trainer.engine.metrics import Sums
+from trainer.engine.outputs import main_output
+from trainer.inference.columns import Columns
+from utils.errors import UsageError
+from utils.files import write_atomic
+from utils.run_folder import find_checkpoint
+
+CHUNK = 1024  # samples that metrics get at a time
+
+
+class Collected:
+    """A callback: keeps the outputs of an evaluation. Raises UsageError for a batch other than (inputs, targets)."""
+
+    def __init__(self) -> None:
+        self.indices, self.outputs, self.targets = list[np.ndarray](), list[Tensor](), list[Tensor]()
+
+    def after_eval_batch(self, trainer: Any, batch: Any, outputs: Any) -> None:
+        output = main_output(outputs)
+        pair = isinstance(batch.data, (tuple, list)) and len(batch.data) == 2 and isinstance(batch.data[1], Tensor)
+        if not pair or not isinstance(output, Tensor) or len(output) != len(batch.indices):
+            raise UsageError("out-of-fold predictions need batches of (inputs, targets) and an output for each sample")
+        self.indices.append(batch.indices)
+        self.outputs.append(output.float().cpu())
+        self.targets.append(batch.data[1].cpu())
+
+
+class Fold:
+    """What the best model of a run predicts for the samples that it held out."""
+
+    def __init__(self, run: Path, fold: int, device: torch.device) -> None:
+        path = find_checkpoint(str(run))
+        self.fold, (self.config, saved) = fold, test_report.load(path, [])
+        set_options(self.config)
+        loader = self.config.build("data_loader")
+        valid = setup.validation(self.config, loader)
+        if valid is None or isinstance(valid, dict):
+            raise UsageError(f"{run}: out-of-fold predictions need one validation set, that of the fold")
+        setup.loaders(self.config, device, valid)
+        model = setup.model(self.config, device, valid)
+        model.load_state_dict(weights_of(path, saved))
+        self.collected, self.loader = Collected(), valid
+        self.trainer = self._trainer(device, valid, model, [self.collected])
+        self.trainer.step = saved["step"]
+        self.trainer.evaluate(valid, f"fold {fold}")
+
+    def _trainer(self, device: torch.device, loader: Any, model: nn.Module, callbacks: list[Any]) -> Any:
+        config = self.config
+        return evaluator(config, device, loader, model, config.build("loss"), config.build("metrics"), callbacks)
+
+    def values(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """The loss and metrics of these outputs: what eval_step records if the model returns them."""
+        device = self.trainer.device
+        trainer, sums = self._trainer(device, self.loader, nn.Identity(), []), Sums()
+        with trainer.eval_mode(), trainer.metrics.evaluating(), trainer.recording(sums):
+            for start in range(0, len(outputs), CHUNK):
+                part = slice(start, start + CHUNK)
+                batch = (outputs[part].to(device), targets[part].to(device))
+                trainer.evaluate_batch(batch, len(batch[0]))
+            return dict(sums.means() | trainer.metrics.compute())
+
+
+def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.device) -> dict[str, Any]:
+    """Write oof.csv of these runs, each with its fold, and return the values over all samples.
+
+    Several runs of one fold, of different seeds, are averaged. A sample of the folds that are missing has no row.
+    """
+    folds = [Fold(run, fold, device) for run, fold in runs.items()]
+    each = [fold.collected for fold in folds]
+    indices = np.concatenate([i for one in each for i in one.indices])
+    outputs = torch.cat([o for one in each for o in one.outputs])
+    targets = torch.cat([t for one in each for t in one.targets])
+    fold_of = np.concatenate([np.full(len(i), fold.fold) for fold in folds for i in fold.collected.indices])
+    unique, first, inverse = np.unique(indices, return_index=True, return_inverse=True)
+    positions = torch.from_numpy(inverse.reshape(-1))
+    total = torch.zeros(len(unique), *outputs.shape[1:], dtype=torch.float64)
+    total.index_add_(0, positions, outputs.double())
+    shape = (-1, *[1] * (outputs.dim() - 1))
+    mean = (total / torch.bincount(positions).reshape(shape)).float()
+    targets, fold_of = targets[torch.from_numpy(first)], fold_of[first]
+    values = folds[0].values(mean, targets)
+    write_atomic(folder / "oof.csv", _csv(folds[0], unique, fold_of, mean, targets).encode())
+    return {"values": values, "samples": len(unique), "folds": len(set(runs.values())), "of": count}
+
+
+def _csv(fold: Fold, indices: np.ndarray, fold_of: np.ndarray, outputs: Tensor, targets: Tensor) -> str:
+    facts = fold.config.facts
+    named = facts.get("class_names") or facts.get("target_names")
+    names = None if named is None else [str(name) for name in named]
+    kind = kind_of(fold.config.run.loss.type, outputs, facts.get("num_classes")).name
+    width = outputs.shape[1] if outputs.dim() == 2 and outputs.shape[1] > 1 else 0
+    if width == 0:
+        outputs = outputs.reshape(-1)
+    table = {"fold": [str(number) for number in fold_of], "target": [_target(t, facts) for t in targets]}
+    columns = Columns(None, True, kind, names, width, table)
+    wanted = ["id", "fold", "target", *[f"{h}={w}" for h, w in _rest(columns, kind, width)]]
+    columns = Columns(wanted, True, kind, names, width, table)
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns.header)
+    writer.writerows(columns.rows(range(len(indices)), fold.loader.names(indices), probabilities(kind, outputs)))
+    return out.getvalue()
+
+
+def _rest(columns: Columns, kind: str, width: int) -> list[tuple[str, str]]:
+    """(header, column) of what is predicted."""
+    if kind == "values":
+        return [(name, name) for name in columns.outputs] if width else [("label", "label")]
+    return [("label", "label"), *((f"prob_{name}", name) for name in columns.outputs)]
+
+
+def _target(target: Tensor, facts: Mapping[str, Any]) -> str:
+    names = facts.get("class_names")
+    if target.dim() == 0 and not target.is_floating_point() and names:
+        return str(names[int(target)])
+    return " ".join(f"{value:.8g}" for value in target.reshape(-1).tolist())

@@ -1,0 +1,326 @@
+"""A search as an Optuna study (extra `sweep`): asks for the next trial, and is given results.
+
+What a trial came to is decided by its file in the sweep's folder; the study hears of it, however often that takes. With
+sampler `random` or `grid`, the keys of a trial are a function of (seed, number).
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import json
+import math
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from utils.config.files import ConfigError, did_you_mean, nearest, shown
+from utils.errors import Stopped, UsageError
+from utils.sweep.folder import Sweep, Trial, wait_for
+from utils.sweep.points import Point, text_of
+from utils.sweep.space import Key, Space
+
+JOURNAL = "journal.log"
+OWNER = "owner"  # attribute of a trial: the sweep folder that runs it
+ADVISORY_KEY = 0x67726F756E64  # of the lock in PostgreSQL
+
+
+def require() -> Any:
+    """The module optuna. Raises UsageError where it is not installed."""
+    try:
+        import optuna
+    except ImportError as e:
+        raise UsageError("a search needs Optuna, which is not installed: make extra NAME=sweep") from e
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class Search:
+    """The trials of a study, as far as this sweep's folder runs them.
+
+    trials: how many in all, over all folders that share the storage. storage: the URL of a database; None: a journal in
+    the folder. check: raises ConfigError for a point that the config does not allow.
+    """
+
+    def __init__(self, sweep: Sweep, space: Space, trials: int, storage: str | None) -> None:
+        self.optuna = require()
+        self.sweep, self.space, self.url = sweep, space, storage
+        self.grid = space.grid() if space.sampler == "grid" else []
+        self.trials = min(trials, len(self.grid)) if self.grid else trials
+        self._told: set[int] = set()
+        with self._explained():
+            self._engine = self._connect() if storage else None
+            self.study = self.optuna.create_study(
+                study_name="/".join(sweep.folder.absolute().parts[-2:]),
+                storage=self._storage(),
+                directions=["minimize" if o.split()[0] == "min" else "maximize" for o in sweep.spec["objectives"]],
+                pruner=pruner(space),
+                load_if_exists=True,
+            )
+            self._same_space()
+
+    # -- the storage --------------------------------------------------------------------------------------------------
+
+    def _storage(self) -> Any:
+        if self.url:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self.optuna.storages.RDBStorage(self.url)
+        path = self.sweep.folder / JOURNAL
+        if not path.exists() and self.sweep.trials():
+            raise UsageError(
+                f"{path} is gone, and with it what the search knows; put it back, or start a new sweep (the table of "
+                f"this one: python sweep.py -r {self.sweep} --table)"
+            )
+        journal = importlib.import_module("optuna.storages.journal")
+        return self.optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), JournalLock(path)))
+
+    def _connect(self) -> Any:
+        import sqlalchemy
+
+        assert self.url is not None
+        if not self.url.startswith("postgresql"):
+            raise UsageError(f"--storage {self.url.partition(':')[0]}: expected postgresql://USER@HOST/DATABASE")
+        if self.url.startswith("postgresql:"):
+            drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)]
+            if not drivers:
+                raise UsageError("--storage postgresql:// needs a driver, which is not installed: pip install psycopg")
+            self.url = self.url.replace("postgresql:", f"postgresql+{drivers[0]}:", 1)
+        return sqlalchemy.create_engine(self.url)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within this, no other process adds trials to the study; a process that is killed leaves no lock behind."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.sweep.locked())
+            if self._engine is not None:
+                import sqlalchemy
+
+                connection = stack.enter_context(self._engine.connect())
+                connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({ADVISORY_KEY})"))
+                stack.callback(connection.invalidate)  # closes the session, and with it the lock
+            yield
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of the storage as one message."""
+        try:
+            yield
+        except (UsageError, Stopped):
+            raise
+        except Exception as e:
+            if not type(e).__module__.startswith(("sqlalchemy", "optuna", "psycopg", "json")) and not isinstance(
+                e, (OSError, ImportError)
+            ):
+                raise
+            where = "the database of --storage" if self.url else self.sweep.folder / JOURNAL
+            text = str(e).strip().partition("\n")[0]
+            raise Stopped(
+                f"{where} cannot be used: {type(e).__name__}: {text}; repair that, and continue with python sweep.py "
+                f"-r {self.sweep}"
+            ) from e
+
+    def _same_space(self) -> None:
+        """All that work on one study must search the same space."""
+        space = json.dumps(self.space.tree.data.get("space"), sort_keys=True)
+        known = self.study.user_attrs.get("space")
+        if known is None:
+            self.study.set_user_attr("space", space)
+        elif known != space:
+            raise UsageError(
+                f"{self.study.study_name} in this storage searches another space; give the same, or another --sweep-id"
+            )
+
+    # -- trials -------------------------------------------------------------------------------------------------------
+
+    def more(self) -> Trial | None:
+        """A new trial, in the sweep's folder; None if there are enough."""
+        with self._explained(), self.locked():
+            self._catch_up()
+            for frozen in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
+                if self._is_mine(frozen) and not self.sweep.has(frozen.number):
+                    return self._begin(frozen)  # another process of this folder was killed at this point
+            if len(self.study.get_trials(deepcopy=False)) >= self.trials:
+                return None
+            owner = {OWNER: self.sweep.spec["owner"], "host": socket.gethostname()}
+            self.study.add_trial(
+                self.optuna.trial.create_trial(state=self.optuna.trial.TrialState.RUNNING, user_attrs=owner)
+            )
+            return self._begin(self.study.get_trials(deepcopy=False)[-1])
+
+    def _is_mine(self, frozen: Any) -> bool:
+        return bool(frozen.user_attrs.get(OWNER) == self.sweep.spec["owner"])
+
+    def _begin(self, frozen: Any) -> Trial:
+        """Choose the keys of a trial that the study has, and write its file."""
+        asked = self.optuna.trial.Trial(self.study, frozen._trial_id)  # no public name; needed to continue a trial
+
+        def choose(key: Key) -> Any:
+            self.study.sampler = sampler(self.space, frozen.number, self.grid, key)
+            return _suggest(asked, key)
+
+        trial = Trial(frozen.number, self.space.suggest(choose))
+        self.sweep.write(trial)
+        return trial
+
+    def _catch_up(self) -> None:
+        """Tell the study of all results that it does not know yet."""
+        for frozen in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
+            if self._is_mine(frozen) and self.sweep.has(frozen.number):
+                self.tell(self.sweep.trial(frozen.number))
+
+    def tell(self, trial: Trial) -> None:
+        if not trial.finished or trial.number in self._told:
+            return
+        states = self.optuna.trial.TrialState
+        values = values_of(trial, self.sweep.spec["objectives"])
+        with self._explained():
+            if trial.state == "pruned":
+                self.study.tell(trial.number, state=states.PRUNED, skip_if_finished=True)
+            elif trial.state == "done" and all(math.isfinite(value) for value in values):
+                self.study.tell(trial.number, values, skip_if_finished=True)
+            else:
+                self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
+        self._told.add(trial.number)
+
+    def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool:
+        """points: (step, objective) of all validations so far."""
+        if self.space.prune is None:
+            return False
+        with self._explained():
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            asked = self.optuna.trial.Trial(self.study, frozen._trial_id)
+            for step, value in points:
+                if step not in frozen.intermediate_values and math.isfinite(value):
+                    asked.report(value, step)
+                    if asked.should_prune():
+                        return True
+        return False
+
+    def elsewhere(self) -> list[Trial]:
+        """The trials that other folders run."""
+        with self._explained():
+            others = [t for t in self.study.get_trials(deepcopy=False) if not self._is_mine(t)]
+        names = [objective.split()[1] for objective in self.sweep.spec["objectives"]]
+        states = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
+        choices = {key.name: {_plain(v): v for v in key.values} for key in self.space.keys if key.kind == "choice"}
+        return [
+            Trial(
+                frozen.number,
+                {
+                    key: choices[key][value] if key in choices else rounded(value)
+                    for key, value in frozen.params.items()
+                },
+                states.get(frozen.state.name, "waiting"),
+                dict(zip(names, frozen.values or (), strict=False)),
+            )
+            for frozen in others
+        ]
+
+
+def values_of(trial: Trial, objectives: list[str]) -> list[float]:
+    """The values of the objectives; NaN where the run did not produce one."""
+    return [trial.values.get(objective.split()[1], math.nan) for objective in objectives]
+
+
+def _plain(value: Any) -> Any:
+    """A choice as Optuna stores it: lists and mappings as text."""
+    return value if value is None or isinstance(value, (bool, int, float, str)) else text_of(value)
+
+
+def _suggest(asked: Any, key: Key) -> Any:
+    if key.kind == "choice":
+        by_text = {_plain(value): value for value in key.values}
+        return by_text[asked.suggest_categorical(key.name, list(by_text))]
+    low, high = key.values
+    if key.kind == "int":
+        return asked.suggest_int(key.name, low, high, step=int(key.step or 1), log=key.log)
+    return rounded(asked.suggest_float(key.name, low, high, step=key.step, log=key.log))
+
+
+def rounded(value: Any) -> Any:
+    """A number that people can read and copy."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def sampler(space: Space, number: int, grid: list[Point], key: Key) -> Any:
+    """What draws the value of a key of a trial.
+
+    A random one has a seed for each key: where a process was killed between two keys, the next one goes on with the
+    second, and must not depend on having drawn the first.
+    """
+    from utils.seed import mix  # imports torch
+
+    optuna = require()
+    if space.sampler == "grid":
+        return _given(optuna, grid[number])
+    if space.sampler == "random":
+        return optuna.samplers.RandomSampler(mix(space.seed, number, space.keys.index(key)) & 0xFFFFFFFF)
+    return optuna.samplers.TPESampler(seed=mix(space.seed, number) & 0xFFFFFFFF)
+
+
+def _given(optuna: Any, point: Point) -> Any:
+    """A sampler of one point."""
+
+    class Given(optuna.samplers.BaseSampler):
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            return {}
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            return _plain(point[param_name])
+
+    return Given()
+
+
+def pruner(space: Space) -> Any:
+    """Raises ConfigError for one that Optuna does not have."""
+    optuna = require()
+    if space.prune is None:
+        return optuna.pruners.NopPruner()
+    place = space.tree.place(("prune",))
+    part = {"type": space.prune} if isinstance(space.prune, str) else space.prune
+    there = {n: c for n, c in vars(optuna.pruners).items() if inspect.isclass(c) and n.endswith("Pruner")}
+    if not isinstance(part, dict) or part.get("type") not in there:
+        name = part.get("type") if isinstance(part, dict) else part
+        hint = did_you_mean(nearest(str(name), there))
+        raise ConfigError([f"{place}: got {shown(space.prune)}{hint}, expected {', '.join(sorted(there))}"])
+    try:
+        return there[part["type"]](**part.get("args") or {})
+    except (TypeError, ValueError) as e:
+        raise ConfigError([f"{place}: {part['type']}: {e}"]) from None
+
+
+class JournalLock:
+    """Locks the journal against other processes while one writes; freed by the system when that is killed.
+
+    Optuna's own locks are files that a killed process leaves behind, which costs the others half a minute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: IO[str] | None = None
+
+    def acquire(self) -> bool:
+        self._held = wait_for(self.path.with_name(f".{self.path.name}.lock"))
+        self._cut()
+        return True
+
+    def release(self) -> None:
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def _cut(self) -> None:
+        """Remove half a line at the end, of a process that was killed, or of a full disk."""
+        with open(self.path, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size == 0 or (file.seek(size - 1), file.read(1))[1] == b"\n":
+                return
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,0 +1,1 @@
+"""After a traceback: what an error that people often meet means here, and what to try. This folder can be deleted."""

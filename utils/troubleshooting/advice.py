@@ -1,0 +1,111 @@
+"""Finds the known error, and where it happened: the line, the layer, the tensors.
+
+Add an error to one of the lists beside this file: a pattern of `Type: message` and two sentences, in which {1} is what
+the pattern's first group matched. The first entry that matches counts: a special case comes before the general one.
+"""
+
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from utils.troubleshooting.code import CHECKPOINTS, GRADIENTS, MODELS
+from utils.troubleshooting.known import Known
+from utils.troubleshooting.machine import MACHINE
+from utils.troubleshooting.shapes import LOSSES, SHAPES
+from utils.troubleshooting.values import DTYPES, INDICES, NOT_FINITE
+
+KNOWN = (*SHAPES, *LOSSES, *DTYPES, *INDICES, *NOT_FINITE, *GRADIENTS, *MODELS, *CHECKPOINTS, *MACHINE)
+
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
+AUTOGRAD = ("/torch/_tensor.py", "/torch/autograd/")  # its frames hold the loss, which says nothing about the error
+SHOWN = 4  # tensors
+LONGEST = 60  # characters of a layer's description
+
+
+def advice(error: BaseException) -> str | None:
+    """Two or three lines on a known error; None for any other. Imports nothing."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    known, found = find(error, frames)
+    if known is None or found is None:
+        return None
+    groups = {str(i): group or "" for i, group in enumerate((found[0], *found.groups()))}
+    lines = [f"what it means: {_filled(known.means, groups)}"]
+    if where := "; ".join(_where(frames, with_tensors=known.tensors)):
+        lines.append(f"where: {where}")
+    return "\n".join([*lines, f"what to try: {_filled(known.tries, groups)}"])
+
+
+def find(error: BaseException, frames: list[FrameType]) -> tuple[Known, re.Match[str]] | tuple[None, None]:
+    """The first known error that this one is."""
+    modules = _modules(frames)
+    layer = type(modules[-1]).__name__ if modules else ""
+    text = f"{type(error).__name__}: {error}"
+    for known in KNOWN:
+        if found := known.match(text, layer):
+            return known, found
+    return None, None
+
+
+def _filled(text: str, groups: dict[str, str]) -> str:
+    """`text` with {1}, {2}, ... replaced by what the pattern's groups matched; other braces stay."""
+    for number, group in groups.items():
+        text = text.replace(f"{{{number}}}", group)
+    return text
+
+
+def _where(frames: list[FrameType], with_tensors: bool) -> Iterator[str]:
+    """The innermost line of the user's own code, the innermost layer by its name, and the tensors there."""
+    own = [f for f in frames if not f.f_code.co_filename.startswith((*LIBRARIES, "<"))]
+    own = [f for f in own if "engine" not in Path(f.f_code.co_filename).parts]
+    if own:
+        path = Path(own[-1].f_code.co_filename)
+        here = Path.cwd()
+        shown = path.relative_to(here) if path.is_relative_to(here) else path.name
+        yield f"line {own[-1].f_lineno} of {shown}"
+    if modules := _modules(frames):
+        yield _named(modules[0], modules[-1])
+    if with_tensors and (tensors := next(filter(None, map(_tensors, reversed(frames))), [])):
+        yield "there " + ", ".join(tensors[:SHOWN])
+
+
+def _modules(frames: list[FrameType]) -> list[Any]:
+    """The torch modules that were being called, from the outermost to the innermost."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    owners = [frame.f_locals.get("self") for frame in frames]
+    return [owner for owner in owners if isinstance(owner, torch.nn.Module) and "_modules" in vars(owner)]
+
+
+def _named(outermost: Any, innermost: Any) -> str:
+    """`layer features.0 (Conv2d(1, 32, kernel_size=(3, 3)))`"""
+    described = f"{type(innermost).__name__}({innermost.extra_repr()})"
+    if len(described) > LONGEST:
+        described = type(innermost).__name__
+    name = next((name for name, module in outermost.named_modules() if module is innermost), "")
+    return f"layer {name} ({described})" if name else described
+
+
+def _tensors(frame: FrameType) -> list[str]:
+    """`input float32 [64, 128]` for each tensor among the variables of a function."""
+    torch = sys.modules.get("torch")
+    if torch is None or any(part in frame.f_code.co_filename.replace("\\", "/") for part in AUTOGRAD):
+        return []
+    found = {name: value for name, value in frame.f_locals.items() if isinstance(value, torch.Tensor)}
+    inputs = {name: value for name, value in found.items() if not _is_weight(name, value, torch)}
+    found = inputs or found
+    devices = {value.device for value in found.values()}
+    return [
+        f"{name} {str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        + (f" on {value.device}" if len(devices) > 1 else "")
+        for name, value in found.items()
+    ]
+
+
+def _is_weight(name: str, value: Any, torch: Any) -> bool:
+    return isinstance(value, torch.nn.Parameter) or name.startswith("running_")
