@@ -31,7 +31,7 @@ EXIT_CODES = {"python train.py -c config/spirals.yaml arch.args.widht=128": 2}
 # The interpreter that is here in place of a fresh .venv; a server that is ended once it serves; images to predict for
 PROLOGUE = """
 set -e
-mkdir scans
+mkdir -p scans
 python -c "
 import numpy as np
 from PIL import Image

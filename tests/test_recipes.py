@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 
-import new_project
 from tests.conftest import ROOT
 from utils import config as configs
 
@@ -28,6 +27,7 @@ def sections(page: str) -> dict[str, str]:
 RECIPES = sections("data.md")
 TRICKS = {title: body for title, body in sections("training.md").items() if "```yaml" in body}
 OWN = "Your own Dataset"
+ROOMS = ("config", "data_loader", "logger", "model", "trainer", "utils")
 BASE: dict[str, Any] = {
     "name": "recipe",
     "arch": {"type": "ConvNet", "args": {"in_channels": 3, "widths": [4]}},
@@ -176,9 +176,9 @@ def test_a_trick_trains(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_a_dataset_class_of_ones_own_needs_no_loader(data: Path, tmp_path: Path) -> None:
-    for path in new_project.template_files():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, tmp_path / path)
+    for path in [*ROOT.glob("*.py"), *(ROOT / room for room in ROOMS)]:
+        copy = shutil.copytree if path.is_dir() else shutil.copy
+        copy(path, tmp_path / path.name)
     shutil.copytree(data / "data", tmp_path / "data", dirs_exist_ok=True)
     (code,) = re.findall(r"```python\n(.*?)```", RECIPES[OWN], re.DOTALL)
     with (tmp_path / "data_loader/data_loaders.py").open("a", encoding="utf-8") as file:

@@ -85,8 +85,8 @@ def parse_run(
 ) -> argparse.Namespace:
     """Parse the command line of a script that uses a trained run: -r, -d, KEY=VALUE, and what `add_options` adds.
 
-    several: -r takes several runs, `runs`; else it is `run`. A dotted KEY=VALUE after the values of -r or --data is
-    found too, so that it may come last. Exits with 2 and an error message if it is wrong.
+    several: -r takes several runs, `runs`; else it is `run`. KEY=VALUE after the values of -r, and a dotted one
+    after those of --data, is found too, so that it may come last. Exits with 2 and an error message if it is wrong.
     """
     parser = _parser(description, f"\n{KEYS}\n\nexamples:\n{examples}")
     parser.add_argument("-r", "--run", "--resume", nargs="+", required=True, metavar="RUN", dest="runs",
@@ -96,9 +96,9 @@ def parse_run(
     add_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the config")
     args = parser.parse_intermixed_args(argv)
-    for name in ("runs", "data"):
+    for name, pattern in (("runs", r"[a-z_]+(\.\w+)*="), ("data", r"[a-z_]+(\.\w+)+=")):  # data may be texts
         words = getattr(args, name, None) or []
-        keys = [word for word in words if re.match(r"[a-z_]+(\.\w+)+=", word)]
+        keys = [word for word in words if re.match(pattern, word) and not Path(word).exists()]
         setattr(args, name, [word for word in words if word not in keys])
         args.overrides += keys
     _check_keys(parser, args.overrides)
