@@ -170,7 +170,7 @@ def _crashes_in_channels_last(conv: nn.Conv2d) -> bool:
     """Does torch (2.15, on CPUs with AVX-512) write beyond its memory in the backward pass? It does for 1 x 1 filters
     with a stride over few channels, such as a shortcut of a narrow ResNet."""
     pointwise = max(conv.kernel_size) == 1 and max(conv.stride) > 1
-    return pointwise and conv.in_channels // conv.groups < 16
+    return pointwise and conv.groups == 1 and conv.in_channels < 8
 
 
 def summary(model: nn.Module) -> str:

@@ -45,7 +45,7 @@ DTYPES = [
         "tensor.long(); without an embedding if these are measured values: nn.Linear takes them as they are",
     ),
     Known(
-        r"NotImplementedError: mean\(\): could not infer output dtype\.",
+        r"(NotImplementedError|RuntimeError): mean\(\): could not infer output dtype\.",
         "the mean of integers is not defined",
         ".float().mean(); of a comparison such as (output == target), too",
     ),
