@@ -38,8 +38,8 @@ class Columns:
         if wanted is None:
             several = kind == "values" and width > 1
             wanted = ["id", *self.outputs] if several else ["id", "label"]
-            if with_probabilities and kind != "values":
-                wanted += [f"prob_{name}={name}" for name in self.outputs]
+        if with_probabilities and kind != "values":
+            wanted = [*wanted, *(f"prob_{name}={name}" for name in self.outputs)]
         self.header, self._cells = list[str](), list[Cell]()
         for column in wanted:
             header, _, what = column.partition("=")

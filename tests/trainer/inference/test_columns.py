@@ -23,6 +23,7 @@ def test_one_class() -> None:
     assert rows("logits", outputs, ["cat", "dog"], None, prob=True) == [
         ["id", "label", "prob_cat", "prob_dog"], ["x", "dog", "0.25", "0.75"], ["y", "cat", "0.5", "0.5"],
     ]  # fmt: skip
+    assert rows("logits", outputs, ["cat", "dog"], ["label"], prob=True)[0] == ["label", "prob_cat", "prob_dog"]
     assert rows("logits", outputs, None, ["id", "label", "index", "output_1"])[1] == ["x", "output_1", "1", "0.75"]
 
 
