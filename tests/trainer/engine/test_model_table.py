@@ -53,8 +53,11 @@ def test_flops(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet", "transformer", "gpt", "torch's transformer", "unet"])
 def test_torch_counts_the_same(name):
-    from torch.utils.flop_counter import FlopCounterMode  # takes seconds
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry  # takes seconds
 
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    if name in ("transformer", "gpt", "torch's transformer") and attention not in flop_registry:
+        pytest.skip("this version of torch does not count attention on a CPU")
     layer = nn.TransformerEncoderLayer(16, 2, batch_first=True, dropout=0.0)
     models = {
         "resnet": (SmallResNet(1, 10, (1, 1), 8), x(1, 1, 16, 16)),
