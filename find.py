@@ -4,12 +4,12 @@ Runs some steps of a config in one process, prints a recommendation, and saves w
 if matplotlib is installed, as a plot (.png). It trains nothing that is kept.
 """
 
-import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils import cli
 from utils.errors import UsageError
 from utils.exit_codes import exit_with
 
@@ -106,12 +106,7 @@ def _save(found: Sequence[Any], out: Path, label: str, *panels: Sequence[str]) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Find a learning rate, or the largest batch that fits.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser_for("Find a learning rate, or the largest batch that fits.", EXAMPLES)
     add = parser.add_argument
     add("what", choices=("lr", "batch_size"))
     add("-c", "--config", nargs="+", required=True, metavar="FILE", help="config files, as of train.py")

@@ -4,11 +4,11 @@ A run stands for its best checkpoint. Of a single one, it makes a copy to share:
 Averaging runs that began from the same weights often beats each of them (Wortsman et al., Model soups, 2022).
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from utils import cli
 from utils.errors import UsageError
 from utils.exit_codes import exit_with
 from utils.run_folder import find_checkpoint
@@ -73,7 +73,7 @@ def _check(first: Path, state: Mapping[str, Any], path: Path, other: Mapping[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Average the weights of checkpoints into one.", allow_abbrev=False)
+    parser = cli.parser_for("Average the weights of checkpoints into one.")
     parser.add_argument("checkpoints", nargs="+", metavar="RUN|CHECKPOINT", help="a run means its best checkpoint")
     parser.add_argument("--out", required=True, metavar="FILE", help="the checkpoint to write, such as soup.pth")
     args = parser.parse_intermixed_args(argv)

@@ -54,8 +54,7 @@ class ArrayDataLoader(BaseDataLoader):
         rows, valid = ArrayRows(inputs, targets), None
         if training and valid_inputs is not None and valid_targets is not None:
             valid = ArrayRows(valid_inputs, valid_targets)
-        size = batch_size if training else min(batch_size, len(rows))  # few test rows are no error
-        super().__init__(rows, size, valid_dataset=valid, **kwargs)
+        super().__init__(rows, batch_size, valid_dataset=valid, **kwargs)
         fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
         learned = (facts or {}).get("arrays")
         if learned is None:

@@ -87,8 +87,7 @@ class HuggingFaceDataLoader(BaseDataLoader):
         of_images: dict[str, Any] = {}
         if rows.kind == "image":
             of_images["batch_transform"] = NormalizeBatch(mean, std, kwargs.get("transforms"))
-        size = batch_size if training else min(batch_size, len(rows))  # few test rows are no error
-        super().__init__(rows, size, valid_dataset=valid_rows, **of_images, **kwargs)
+        super().__init__(rows, batch_size, valid_dataset=valid_rows, **of_images, **kwargs)
         fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
         if learned is None:
             learned = {"scale": None, "text": None, "classes": None}

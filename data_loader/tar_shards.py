@@ -81,8 +81,7 @@ class TarDataLoader(BaseDataLoader):
             options["batch_transform"] = NormalizeBatch(mean, std, kwargs.get("transforms"))
         if wanted.kind == "txt":
             options["collate_fn"] = padded
-        size = batch_size if training else min(batch_size, len(samples))  # few test samples are no error
-        super().__init__(samples, size, valid_dataset=valid, **options, **kwargs)
+        super().__init__(samples, batch_size, valid_dataset=valid, **options, **kwargs)
         self.facts = {"vocab_size": 257} if wanted.kind == "txt" else {}
         if samples.codes is None:
             return

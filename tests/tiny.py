@@ -86,6 +86,21 @@ class Tiny:
         return torch.load(self.folder / run / "checkpoints" / name, weights_only=True)
 
 
+def hand_loop(built: Any, x: torch.Tensor, y: torch.Tensor, criterion: Any, steps: int) -> list[float]:
+    """Train the model of a trainer with the loop that everyone would write; returns the loss of each step."""
+    net = built.model.train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    losses = []
+    for step in range(steps):
+        indices = built.data_loader.indices(step)
+        value = criterion(net(x[indices]), y[indices])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Tiny]:
     handlers = [signal.getsignal(number) for number in SIGNALS]

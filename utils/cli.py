@@ -46,7 +46,7 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
 
     options: short options and the config keys they set, {"--lr": "optimizer.args.lr"}.
     """
-    parser = _parser(description, TRAIN)
+    parser = parser_for(description, TRAIN)
     add = parser.add_argument
     add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE", dest="config_files",
         help="config files (.yaml, .json); later ones override earlier ones")  # fmt: skip
@@ -88,7 +88,7 @@ def parse_run(
     several: -r takes several runs, `runs`; else it is `run`. KEY=VALUE after the values of -r, and a dotted one
     after those of --data, is found too, so that it may come last. Exits with 2 and an error message if it is wrong.
     """
-    parser = _parser(description, f"\n{KEYS}\n\nexamples:\n{examples}")
+    parser = parser_for(description, f"\n{KEYS}\n\nexamples:\n{examples}")
     parser.add_argument("-r", "--run", "--resume", nargs="+", required=True, metavar="RUN", dest="runs",
                         help="a run's folder (its best checkpoint), a checkpoint, or a file of export.py"
                         + ("; the predictions of several are averaged" if several else ""))  # fmt: skip
@@ -108,7 +108,7 @@ def parse_run(
     return args
 
 
-def _parser(description: str, epilog: str) -> argparse.ArgumentParser:
+def parser_for(description: str, epilog: str = "") -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description,
         epilog=epilog,

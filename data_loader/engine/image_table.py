@@ -106,7 +106,7 @@ class Table:
 
         Raises DataError that names the rows whose images are missing.
         """
-        finder, found, missing = _Finder(folder, suffix), [], []
+        finder, found, missing = Finder(folder, suffix), [], []
         for row, value in zip(self.rows, self.column(name), strict=True):
             path = finder.find(value) if value else None
             if path is None:
@@ -288,7 +288,7 @@ def split(value: str, separator: str | None) -> list[str]:
     return [value]
 
 
-class _Finder:
+class Finder:
     """Finds files by name, also without their suffix; each folder is listed once."""
 
     def __init__(self, folder: Path, suffix: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_loader.engine.image_files import is_hidden
-from data_loader.engine.image_table import _Finder, read_table
+from data_loader.engine.image_table import Finder, read_table
 from utils.errors import DataError
 
 LISTS = (".csv", ".tsv")
@@ -76,7 +76,7 @@ def _listed(path: Path, column: str | None, folder: Path | None, suffix: str) ->
     if column is None or (folder is None and column not in table.columns):
         by_lower = {name.lower(): name for name in table.columns}
         column = next((by_lower[name] for name in FILE_COLUMNS if name in by_lower), next(iter(table.columns)))
-    finders = [_Finder(place, suffix) for place in (path.parent, folder) if place is not None]
+    finders = [Finder(place, suffix) for place in (path.parent, folder) if place is not None]
     names = table.column(column)
     paths = [
         next((found for finder in finders if name and (found := finder.find(name))), str(path.parent / name))

@@ -10,7 +10,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 import data_loader.data_loaders
 from model.loss import BalancedCrossEntropy, count_labels, cross_entropy, dice_loss, focal_loss, nll_loss
-from tests.tiny import Tiny, tiny
+from tests.tiny import Tiny, hand_loop, tiny
 from tests.trainer.steps import TokensDataLoader, name_parts
 
 __all__ = ["tiny"]
@@ -133,17 +133,8 @@ def test_accumulation_and_class_counts_agree_with_a_plain_loop(tiny: Tiny, loss:
     monkeypatch.setattr(data_loader.data_loaders, "CountedTokensDataLoader", CountedTokensDataLoader, raising=False)
     built = tiny.build(*options(loss), run="raw")
     x, y = built.data_loader.dataset.tensors
-    net, criterion = built.model.train(), NEW[loss](built.data_loader)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-    losses = []
-    for step in range(4):
-        indices = built.data_loader.indices(step)
-        value = criterion(net(x[indices]), y[indices])
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
+    losses = hand_loop(built, x, y, NEW[loss](built.data_loader), 4)
     done = tiny.train(*options(loss), "trainer.accumulate=4")
     assert [point["loss"] for point in tiny.points("train")] == pytest.approx(losses, rel=1e-5)
-    for name, value in net.state_dict().items():
+    for name, value in built.model.state_dict().items():
         torch.testing.assert_close(done.model.state_dict()[name], value, rtol=0, atol=2e-6)

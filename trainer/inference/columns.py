@@ -17,7 +17,8 @@ class Columns:
     """wanted: `WHAT` or `HEADER=WHAT`, WHAT being id, label, index (of the class), prob (of the label), a class (its
     probability), a number to predict, or a column of the table that is read.
 
-    outputs: the names of the outputs: classes, or numbers to predict. Raises UsageError for an unknown column.
+    outputs: the names of the outputs: classes, or numbers to predict. leading: what stands before the predictions where
+    `wanted` is None. Raises UsageError for an unknown column.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Columns:
         outputs: Sequence[str] | None,
         width: int,
         table: Mapping[str, Sequence[str]],
+        leading: Sequence[str] = ("id",),
     ) -> None:
         self.kind, self.width, self.table = kind, width, table
         self.of_one = width == 0 and outputs is not None and len(outputs) == 2  # a probability of the second class
@@ -37,7 +39,7 @@ class Columns:
         known = self._known()
         if wanted is None:
             several = kind == "values" and width > 1
-            wanted = ["id", *self.outputs] if several else ["id", "label"]
+            wanted = [*leading, *self.outputs] if several else [*leading, "label"]
         if with_probabilities and kind != "values":
             wanted = [*wanted, *(f"prob_{name}={name}" for name in self.outputs)]
         self.header, self._cells = list[str](), list[Cell]()

@@ -107,21 +107,12 @@ def _csv(fold: Fold, indices: np.ndarray, fold_of: np.ndarray, outputs: Tensor, 
     if width == 0:
         outputs = outputs.reshape(-1)
     table = {"fold": [str(number) for number in fold_of], "target": [_target(t, facts) for t in targets]}
-    columns = Columns(None, True, kind, names, width, table)
-    wanted = ["id", "fold", "target", *[f"{h}={w}" for h, w in _rest(columns, kind, width)]]
-    columns = Columns(wanted, True, kind, names, width, table)
+    columns = Columns(None, True, kind, names, width, table, leading=("id", "fold", "target"))
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns.header)
     writer.writerows(columns.rows(range(len(indices)), fold.loader.names(indices), probabilities(kind, outputs)))
     return out.getvalue()
-
-
-def _rest(columns: Columns, kind: str, width: int) -> list[tuple[str, str]]:
-    """(header, column) of what is predicted."""
-    if kind == "values":
-        return [(name, name) for name in columns.outputs] if width else [("label", "label")]
-    return [("label", "label"), *((f"prob_{name}", name) for name in columns.outputs)]
 
 
 def _target(target: Tensor, facts: Mapping[str, Any]) -> str:

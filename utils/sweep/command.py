@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from utils import config as configs
-from utils.cli import DEVICES, KEYS
+from utils.cli import DEVICES, KEYS, parser_for
 from utils.config import Config, ConfigError, differences
 from utils.config.config import _import_torch as import_torch
 from utils.config.files import Dumper
@@ -47,12 +47,7 @@ class Plan:
 
 def parse(options: dict[str, str], argv: list[str] | None = None) -> argparse.Namespace:
     """options: short options and the config keys they set."""
-    parser = argparse.ArgumentParser(
-        description="Run one config many times: seeds, folds, grids, searches.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_for("Run one config many times: seeds, folds, grids, searches.", EPILOG)
     add = parser.add_argument
     add("-c", "--config", nargs="+", action="extend", default=[], metavar="FILE", dest="words", help="config files")
     add("-r", "--resume", metavar="SWEEP", help="continue a sweep: its folder, or auto (the newest of that name)")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tiny import Tiny, tiny
+from tests.tiny import Tiny, hand_loop, tiny
 from tests.trainer.parallel.ranks import on_ranks, trained, trained_as_on_gpus
 from tests.trainer.steps import ClassWeighted, TokensDataLoader, name_parts
 from trainer.trainer import Trainer
@@ -40,17 +40,8 @@ def plain_loop(tiny: Tiny, loss: str) -> tuple[dict[str, np.ndarray], list[float
     """The weights, and the loss of each step, of the loop that everyone would write."""
     built = tiny.build(*options(loss), run="raw")
     x, y = TokensDataLoader().dataset.tensors
-    net, criterion = built.model.train(), LOSSES[loss]()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
-    losses = []
-    for step in range(STEPS):
-        indices = built.data_loader.indices(step)
-        value = criterion(net(x[indices]), y[indices])
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return {name: value.numpy() for name, value in net.state_dict().items()}, losses
+    losses = hand_loop(built, x, y, LOSSES[loss](), STEPS)
+    return {name: value.numpy() for name, value in built.model.state_dict().items()}, losses
 
 
 def assert_close(weights: Any, points: Any, expected: tuple[dict[str, np.ndarray], list[float]]) -> None:
