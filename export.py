@@ -33,7 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     from trainer.engine import setup  # torch from here on
     from trainer.export import job
     from trainer.inference.members import Source
+    from utils.errors import UsageError
 
+    if args.devices not in (None, "cpu"):
+        raise UsageError(f"-d {args.devices}: export.py works on the CPU, and so does the file; leave it out")
     source = Source(args.run, args.overrides)
     chosen = job.Options(
         format=args.format,

@@ -5,6 +5,7 @@ if matplotlib is installed, as a plot (.png). It trains nothing that is kept.
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from utils import config as configs
 
-    keys = [word for word in args.config if "=" in word and not Path(word).exists()]
+    keys = [word for word in args.config if "=" in word and not os.path.exists(word)]
     config = configs.load([file for file in args.config if file not in keys], [*keys, *args.overrides])
     config.run.n_gpu = min(1, 1 if config.run.n_gpu == "auto" else config.run.n_gpu)
     config.check()  # imports torch

@@ -41,7 +41,7 @@ def slots(config: "Config", jobs: int | None, devices: str | None) -> tuple[list
         # A forked process has imported torch already; with CUDA that is impossible, on other systems it is unsafe
         start = "fork" if sys.platform == "linux" else "spawn"
         return [devices] * count, max(1, threads // count), start
-    each = len(found) if config.run.n_gpu == "auto" else min(config.run.n_gpu, len(found))
+    each = len(found) if config.run.n_gpu == "auto" else min(config.run.n_gpu or 1, len(found))
     names = [
         ",".join(str(device.index) for device in found[i : i + each]) for i in range(0, len(found) - each + 1, each)
     ]

@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     path = Path(args.run) if is_exported(args.run) else find_checkpoint(args.run)
 
     from trainer.engine import setup, test_report  # torch from here on
+    from utils.errors import UsageError
     from utils.process import launch
 
     if is_exported(args.run):
@@ -77,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
         config, model = exported.source(path, args.overrides, args.config)
         saved = None
     else:
+        if args.config:
+            raise UsageError("-c: only for a file of export.py; a run has its own config, whose keys KEY=VALUE sets")
         (config, saved), model = test_report.load(path, args.overrides), None
     if (count := launch.needed(config.run.n_gpu, args.devices)) > 1:
         del saved  # each process loads it for itself

@@ -259,7 +259,7 @@ class Rows(Dataset):
         self.data = self._prepared(data.with_format("arrow"))  # a mapped table
         for name in [*(() if kind == "text" else inputs), *targets]:
             self._check_missing(name)
-        self.names: list[str] = []  # of the classes in this split, and which one each row has
+        self.class_names: list[str] = []  # of the classes in this split, and which one each row has
         self.codes = self._codes(targets[0]) if target_kind == "class" else None
         self.labels = self.codes  # until `encode`
         self.learned: dict[str, Any] = {}
@@ -273,7 +273,7 @@ class Rows(Dataset):
         if self.codes is None:
             return
         self.labels = class_numbers(
-            self.names,
+            self.class_names,
             self.codes,
             learned["classes"],
             lambda row: f"{self.place}, row {row}, column '{self.targets[0]}'",
@@ -285,8 +285,8 @@ class Rows(Dataset):
         """The names of a column of class labels, or else of the classes that these rows have."""
         assert self.codes is not None
         if hasattr(self.features[self.targets[0]], "names"):
-            return list(self.names)
-        return learn_classes(self.names, self.codes, rows, f"{self.place}, column '{self.targets[0]}'")
+            return list(self.class_names)
+        return learn_classes(self.class_names, self.codes, rows, f"{self.place}, column '{self.targets[0]}'")
 
     def scale(self, rows: np.ndarray) -> dict[str, Any]:
         try:
@@ -364,18 +364,18 @@ class Rows(Dataset):
         """Which of `names` each row has, int [N]."""
         column, feature = self.data.data.column(name), self.features[name]
         if hasattr(feature, "names"):
-            self.names = [str(label) for label in feature.names]
+            self.class_names = [str(label) for label in feature.names]
             codes = column.to_numpy()
-            if ((codes < 0) | (codes >= len(self.names))).any():
-                row = int(((codes < 0) | (codes >= len(self.names))).argmax())
+            if ((codes < 0) | (codes >= len(self.class_names))).any():
+                row = int(((codes < 0) | (codes >= len(self.class_names))).argmax())
                 raise DataError(
                     f"{self.place}, row {row}, column '{name}': the label {codes[row]} is none of the "
-                    f"{len(self.names)} classes {shown(self.names)}; -1 means that there is no label: give a split "
-                    f"that has labels"
+                    f"{len(self.class_names)} classes {shown(self.class_names)}; -1 means that there is no "
+                    f"label: give a split that has labels"
                 )
             return codes
         encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
-        self.names = [str(value) for value in encoded.dictionary.to_pylist()]
+        self.class_names = [str(value) for value in encoded.dictionary.to_pylist()]
         return encoded.indices.to_numpy()
 
 

@@ -218,7 +218,13 @@ def class_names(
             f"the masks have {classes} classes, by their largest value; data_loader.args.classes={classes} saves "
             f"reading them all"
         )
-    return [str(number) for number in range(int(classes))]  # type: ignore[arg-type]
+    count = int(classes)  # type: ignore[arg-type]
+    if count > IGNORED:
+        raise DataError(
+            f"the masks have {count:,} classes, by their largest value, but at most {IGNORED} fit, as {IGNORED} stands "
+            f"for ignored pixels; give the values that stand for the classes: data_loader.args.values"
+        )
+    return [str(number) for number in range(count)]
 
 
 def check_masks(paths: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class TarDataLoader(BaseDataLoader):
         fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
         classes = (facts or {}).get("class_names")
         if classes is None:
-            classes = learn_classes(samples.names, samples.codes, fitted_on, str(samples.tars.paths[0]))
+            classes = learn_classes(samples.class_names, samples.codes, fitted_on, str(samples.tars.paths[0]))
         for part in (samples, self.dataset, self.eval_dataset, self.valid_dataset):  # with transforms, these are copies
             if part is not None:
                 part.encode(classes)
@@ -152,14 +152,14 @@ class TarSamples(Dataset):
     def __init__(self, index: "Index", wanted: Wanted):
         self.path, self.tars, self.wanted = index.path, index.tars, wanted
         self._rows: np.ndarray | None = None
-        self.names: list[str] = []  # of the classes, and which one each sample has
+        self.class_names: list[str] = []  # of the classes, and which one each sample has
         self.codes: np.ndarray | None = None
         self.labels: Any = None
         if wanted.is_label:
             names, codes = np.unique(self.rows["label"], return_inverse=True)
             texts = [name.decode() for name in names.tolist()]
             if wanted.task == "classification":
-                self.names, self.codes = texts, codes.reshape(-1).astype(np.min_scalar_type(len(names)))
+                self.class_names, self.codes = texts, codes.reshape(-1).astype(np.min_scalar_type(len(names)))
                 self.labels = self.codes
             else:
                 self.labels = np.array([float(text) for text in texts])[codes.reshape(-1)]
@@ -183,7 +183,7 @@ class TarSamples(Dataset):
     def encode(self, classes: list[str]) -> None:
         """Number the classes as the training samples have them. Raises DataError for one that these do not have."""
         if self.codes is not None:
-            self.labels = class_numbers(self.names, self.codes, classes, self.place)
+            self.labels = class_numbers(self.class_names, self.codes, classes, self.place)
 
     def place(self, index: int) -> str:
         """`train-01.tar, sample '0001'`"""

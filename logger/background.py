@@ -18,7 +18,7 @@ PATIENCE = 60.0  # seconds that the end of a run waits for what is left
 class Background(Writer):
     """Passes each call on to `writer`, in order. A call that fails is tried again; training goes on whatever happens.
 
-    missing: gives the points of metrics.jsonl, from which `close` sends those of calls that failed for good.
+    missing: gives the points of metrics.jsonl that `close` sends again where calls failed for good.
     """
 
     def __init__(self, writer: Writer, missing: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
@@ -58,7 +58,7 @@ class Background(Writer):
         self._calls.put(("catch_up", (points,)))
 
     def close(self) -> None:
-        """Waits for what is left, a minute at most."""
+        """Waits a minute at most for what is left, then lets the library finish."""
         if self._thread is None:
             return
         self._closing.set()

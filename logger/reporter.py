@@ -77,7 +77,7 @@ class Reporter:
     def open_for_test(self, writers: Sequence[Writer] | None, run: RunInfo) -> None:
         """Show a test of this run in its writers (None: those of the config's default); warns where one cannot."""
         for given in self._given if writers is None else writers:
-            writer = Background(given, list) if given.background else given
+            writer = Background(given, lambda: MetricsJsonl(run.folder).points()[-1:]) if given.background else given
             try:
                 writer.open(run)
                 self.writers.append(writer)

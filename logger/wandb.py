@@ -1,6 +1,7 @@
 """Weights & Biases. Offline with `mode: offline` or WANDB_MODE=offline; `wandb sync` uploads such a run later."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any, Literal
 
 import numpy as np
@@ -69,7 +70,7 @@ class Wandb(Writer):
     def text(self, name: str, text: str, step: int) -> None:
         import wandb
 
-        self.run.log({STEP: step, name: wandb.Html(f"<pre>{_escaped(text)}</pre>", inject=False)})
+        self.run.log({STEP: step, name: wandb.Html(f"<pre>{escape(text, quote=False)}</pre>", inject=False)})
 
     def histogram(self, name: str, values: np.ndarray, step: int) -> None:
         import wandb
@@ -85,7 +86,3 @@ class Wandb(Writer):
 
     def close(self) -> None:
         self.run.finish()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -114,8 +114,9 @@ def of_libraries(data: Path) -> None:
 
     numbers = np.random.default_rng(0)
     x, y = numbers.normal(size=(80, 2)).astype(np.float32), numbers.integers(0, 2, 80)
-    np.save(data / "x.npy", x)
-    np.save(data / "y.npy", y)
+    for part in ("", "_test"):
+        np.save(data / f"x{part}.npy", x)
+        np.save(data / f"y{part}.npy", y)
     images = sorted((data / "birds/images").glob("*.jpg"))
     for part in ("train-0", "train-1", "test-0"):
         with tarfile.open(data / f"{part}.tar", "w") as tar:

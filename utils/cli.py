@@ -98,7 +98,7 @@ def parse_run(
     args = parser.parse_intermixed_args(argv)
     for name, pattern in (("runs", r"[a-z_]+(\.\w+)*="), ("data", r"[a-z_]+(\.\w+)+=")):  # data may be texts
         words = getattr(args, name, None) or []
-        keys = [word for word in words if re.match(pattern, word) and not Path(word).exists()]
+        keys = [word for word in words if re.match(pattern, word) and not os.path.exists(word)]
         setattr(args, name, [word for word in words if word not in keys])
         args.overrides += keys
     _check_keys(parser, args.overrides)

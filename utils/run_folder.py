@@ -209,6 +209,8 @@ def members(path: str) -> list[str]:
         names = json.loads(Path(path, ENSEMBLE).read_bytes())
     except OSError:
         return [path]
+    if not names:
+        raise UsageError(f"-r {path}: its best runs are on another machine; give runs")
     return [str(Path(path, name)) for name in names]
 
 

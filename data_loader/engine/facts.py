@@ -29,8 +29,8 @@ def facts_of(dataset: Any) -> dict[str, Any]:
 def name_of(loader: Any, index: int) -> str:
     """What a sample is called: `names` of unlabeled data or of the data set, its file, or else its number."""
     dataset = loader.dataset
-    names = loader.unlabeled.names if loader.unlabeled is not None else getattr(dataset, "names", None)
-    if names is not None:
+    names = loader.unlabeled.names if loader.unlabeled is not None else getattr(dataset, "names", ())
+    if hasattr(names, "__len__") and len(names) == len(dataset):  # else they are those of classes
         return str(names[index])
     samples = getattr(dataset, "samples", None)
     if isinstance(samples, list) and isinstance(samples[index], tuple) and isinstance(samples[index][0], str):

@@ -10,7 +10,8 @@ from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError
 
 SAMPLED = 100_000  # training samples at most: a mean of them is off by 0.3% of the deviation
-CHUNK = 4096  # read at once
+CHUNK = 4096  # samples read at once, unless
+NUMBERS = 2**24  # they have more numbers than this
 
 
 def learn_classes(names: Sequence[str], codes: np.ndarray, rows: np.ndarray, place: str) -> list[str]:
@@ -48,8 +49,9 @@ def learn_scale(read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> d
     """
     chosen = np.sort(rows)[:: -(-len(rows) // SAMPLED)]
     n, mean, squares = 0, np.float64(0), np.float64(0)
-    for start in range(0, len(chosen), CHUNK):
-        part = read(chosen[start : start + CHUNK]).astype(np.float64)
+    size = max(1, min(CHUNK, NUMBERS // max(1, read(chosen[:1]).size)))
+    for start in range(0, len(chosen), size):
+        part = read(chosen[start : start + size]).astype(np.float64)
         wrong = ~np.isfinite(part).reshape(len(part), -1).all(axis=1)
         if wrong.any():
             raise ValueError(f"row {chosen[start + int(wrong.argmax())]} has a number that is infinite or not a number")

@@ -94,7 +94,7 @@ def charts(found: Sequence[Setting]) -> list[str]:
     result = []
     for name in chart_names(found):
         lines = []
-        for i, run in _drawn(found):
+        for i, run in drawn(found):
             lines.append(Line(run.curve(f"val_{name}"), min(i, OTHERS), f"{run.folder}, validation"))
             lines.append(Line(run.curve(name, per_epoch=False), min(i, OTHERS), f"{run.folder}, training", dashed=True))
         result.append(chart(name, lines))
@@ -103,13 +103,13 @@ def charts(found: Sequence[Setting]) -> list[str]:
 
 def chart_names(found: Sequence[Setting]) -> list[str]:
     """The values to draw, without val_: the monitored one first, then the loss; learning rates last."""
-    names = dict.fromkeys(name.removeprefix("val_") for _, run in _drawn(found) for name in run.names())
+    names = dict.fromkeys(name.removeprefix("val_") for _, run in drawn(found) for name in run.names())
     monitored = found[0].metric.name.removeprefix("val_")
     shown = [name for name in names if not name.startswith("test_")]
     return sorted(shown, key=lambda name: (name != monitored, name != "loss", name.startswith("lr")))
 
 
-def _drawn(found: Sequence[Setting]) -> list[tuple[int, Run]]:
+def drawn(found: Sequence[Setting]) -> list[tuple[int, Run]]:
     """Runs, with the place of their setting."""
     return [(i, run) for i, setting in enumerate(found) for run in setting.runs][:RUNS_DRAWN]
 

@@ -70,20 +70,20 @@ def compare(a: Sequence[Run], b: Sequence[Run], key: str, metric: Metric | None)
     both = [value for value in of_a if value in of_b]
     if len(both) < 2:
         raise UsageError(
-            f"--paired {key}: {len(both)} pairs; A has runs for {', '.join(map(as_text, of_a)) or 'none'}, B for "
-            f"{', '.join(map(as_text, of_b)) or 'none'}; at least 2 must be in both"
+            f"--paired {key}: {len(both)} pairs; A has runs for {', '.join(of_a) or 'none'}, B for "
+            f"{', '.join(of_b) or 'none'}; at least 2 must be in both"
         )
     return Comparison(metric, {value: (of_a[value], of_b[value]) for value in both})
 
 
-def _by_key(runs: Sequence[Run], key: str, which: str, metric: Metric) -> dict[Any, float]:
-    values: dict[Any, float] = {}
+def _by_key(runs: Sequence[Run], key: str, which: str, metric: Metric) -> dict[str, float]:
+    values: dict[str, float] = {}
     for run in runs:
         names = [name for name in run.config if f".{name}".endswith(f".{key}")]
         if len(names) != 1:
             known = "no such key in" if not names else f"{' and '.join(names)} are both in"
             raise UsageError(f"--paired {key}: {known} the config of {run.folder}; give the full name of a key")
-        best, value = run.best(metric.mode, metric.name), run.config[names[0]]
+        best, value = run.best(metric.mode, metric.name), as_text(run.config[names[0]])
         if best is None:
             raise UsageError(
                 f"--paired {key}: {run.folder} has no {metric.name}; it has "
@@ -91,7 +91,7 @@ def _by_key(runs: Sequence[Run], key: str, which: str, metric: Metric) -> dict[A
             )
         if value in values:
             raise UsageError(
-                f"--paired {key}: two runs of {which} have {names[0]}={as_text(value)}; give folders that hold one run "
+                f"--paired {key}: two runs of {which} have {names[0]}={value}; give folders that hold one run "
                 f"for each, of one setting"
             )
         values[value] = best[0]

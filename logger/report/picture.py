@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from logger.report.page import LIGHT, OTHERS, RUNS_DRAWN, chart_names
+from logger.report.page import LIGHT, OTHERS, chart_names, drawn
 from logger.report.settings import Setting
 from logger.report.svg import limits, thinned
 from logger.report.table import counted, number, what_differs
@@ -16,8 +16,10 @@ IN_LEGEND = 7  # settings
 
 
 def draw(found: Sequence[Setting], path: Path) -> None:
-    """Write the curves: of each name the monitored value and the loss, of a single name all. UsageError: no "
-    "matplotlib."""
+    """Write the curves: of each name the monitored value and the loss, of a single name all.
+
+    UsageError: no matplotlib.
+    """
     try:
         from matplotlib.figure import Figure  # without pyplot: needs no display and keeps no state
     except ImportError:
@@ -40,19 +42,19 @@ def draw(found: Sequence[Setting], path: Path) -> None:
 
 
 def _chart(axes: Any, found: Sequence[Setting], name: str) -> None:
-    drawn = [(min(i, OTHERS), run) for i, setting in enumerate(found) for run in setting.runs][:RUNS_DRAWN]
     colors, shown = [*LIGHT, "#8a8a8a"], list[float]()
-    for color, run in reversed(drawn):  # the best setting on top
+    for i, run in reversed(drawn(found)):  # the best setting on top
         for curve, style in ((run.curve(name, per_epoch=False), ":"), (run.curve(f"val_{name}"), "-")):
             if curve:
                 steps, values = zip(*thinned(curve), strict=True)
-                axes.plot(
-                    steps, values, style, color=colors[color], linewidth=1.5, marker="" if len(steps) > 1 else "."
-                )
+                marker = "" if len(steps) > 1 else "."
+                axes.plot(steps, values, style, color=colors[min(i, OTHERS)], linewidth=1.5, marker=marker)
                 shown += values
-    low, high, _ = limits(shown)
-    margin = (high - low) * 0.04
-    axes.set(title=f"{found[0].name}: {name}", xlabel="step", ylim=(low - margin, high + margin))
+    axes.set(title=f"{found[0].name}: {name}", xlabel="step")
+    if shown:
+        low, high, _ = limits(shown)
+        margin = (high - low) * 0.04
+        axes.set(ylim=(low - margin, high + margin))
     axes.grid(alpha=0.3)
     if name == found[0].metric.name.removeprefix("val_"):
         differs = what_differs(found)

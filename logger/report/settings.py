@@ -9,7 +9,10 @@ from typing import Any
 from logger.report.runs import Run
 
 REPEATS = ("seed", "data_loader.args.fold")  # keys whose values only repeat a setting
-NO_MATTER = ("trainer.save_dir", "trainer.verbosity", "trainer.tensorboard", "logger", "trainer.keep_last", "n_gpu")
+NO_MATTER = (
+    "trainer.save_dir", "trainer.verbosity", "trainer.tensorboard", "trainer.keep_last", "trainer.keep_best", "logger",
+    "n_gpu",
+)  # fmt: skip
 LOWER_IS_BETTER = ("loss", "error", "perplexity", "mae", "mse", "rmse", "nll")
 MISSING = "–"  # for a key that a run does not have
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from logger.estimate import clock_text
 from logger.report.runs import Run
 from logger.report.settings import MISSING, Setting, Summary, as_text, changed_keys, short_names
 
@@ -86,9 +87,7 @@ def duration(seconds: float | None) -> str:
         return MISSING
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return clock_text(seconds)
 
 
 def counted(n: int, what: str) -> str:

@@ -2,7 +2,7 @@
 
 A callback is a class with one or more of five hooks:
 
-    before_training(trainer)                     once, when a run begins or continues
+    before_training(trainer)                     when a run begins or continues, and before steps are run again
     after_step(trainer)                          after each optimizer step; trainer.step counts completed steps
     during_eval(trainer)                         a context manager around each evaluation
     after_eval_batch(trainer, batch, outputs)    batch.indices are the samples, outputs what eval_step returned

@@ -22,6 +22,7 @@ class GradientCheckpointing:
 
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
+        self._wrapped = set[nn.Module]()
 
     def before_training(self, trainer: BaseTrainer) -> None:
         model = unwrap(trainer.model)
@@ -33,12 +34,13 @@ class GradientCheckpointing:
                 f"{', '.join(known)}"
             )
         for name, module in blocks:
-            if name in self.classes:
+            if name in self.classes and module not in self._wrapped:
                 if trainer.options.compile and next(module.buffers(), None) is not None:
                     raise UsageError(
                         f"callbacks: GradientCheckpointing: {name} has buffers, such as those of batch norm, which "
                         f"torch.compile cannot keep from changing twice; set trainer.compile=false"
                     )
+                self._wrapped.add(module)
                 module.forward = _checkpointed(module, module.forward)  # type: ignore[method-assign]
 
 

@@ -48,6 +48,7 @@ class LayerStatistics:
 
     def _watch_next(self, trainer: BaseTrainer) -> None:
         """Place the hooks if the next step is one of those."""
+        self._hooks.close()
         if (trainer.step + 1) % self.every:
             return
         self._seen = {}
@@ -70,7 +71,8 @@ class LayerStatistics:
             return tensor
 
         def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            each_tensor(look, outputs)
+            if torch.is_grad_enabled():  # else it is an evaluation, which may come before the next step
+                each_tensor(look, outputs)
 
         return hook
 

@@ -40,6 +40,8 @@ class PerClassAccuracy(ClassCallback):
         right, there = np.sum(found, axis=0)
         names = class_names(trainer, len(there))
         seen = [i for i in range(len(there)) if there[i]]
+        if not seen:
+            return
         accuracy = {names[i]: float(right[i] / there[i]) for i in seen}
         if len(names) <= VALUES:
             split, _, name = tag(trainer, "class_accuracy").partition("/")

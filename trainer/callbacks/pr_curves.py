@@ -40,7 +40,11 @@ class PRCurves(ClassCallback):
         parts = group.gather(None if self.counts is None else self.counts.tolist())
         found = [np.array(part) for part in parts if part is not None]
         if trainer.reporter.shows and found:
-            drawn = draw(np.sum(found, axis=0), class_names(trainer, len(found[0])))
+            counts = np.sum(found, axis=0)
+            first = 1 if len(counts) == 2 else 0  # of two classes, the second is shown
+            if not counts[first:, :, 1].any():
+                return  # no sample of any of them
+            drawn = draw(counts, class_names(trainer, len(counts)))
             trainer.reporter.picture(tag(trainer, "precision_recall"), drawn, trainer.step)
 
 

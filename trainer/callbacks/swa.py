@@ -50,7 +50,7 @@ class SWA(AveragedWeights):
         first = int(self.start * trainer.max_steps) if isinstance(self.start, float) else self.start
         if trainer.step < first or trainer.step % (self.every or trainer.steps_per_epoch):
             return
-        averages, weights = self.averaged_with(dict(unwrap(trainer.model).named_parameters()))
+        averages, weights = self.averaged_with(dict(unwrap(trainer.model).named_parameters(remove_duplicate=False)))
         get_swa_multi_avg_fn()(averages, weights, torch.tensor(self.averaged, device=trainer.device))
         self.averaged += 1
         if norms := _norms(trainer):
@@ -82,7 +82,7 @@ class SWA(AveragedWeights):
                 batch = next(stream)
                 if batch.size:
                     data = trainer.unpack(batch.data)
-                    yield data[0] if isinstance(data, (list, tuple)) else data
+                    yield trainer.inputs_of(data)
         finally:
             stream.close()
 

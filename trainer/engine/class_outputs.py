@@ -15,7 +15,7 @@ OF_CLASSES = ("logits", "log-probabilities", "probabilities")
 
 
 class Scores(NamedTuple):
-    """A batch: probabilities [N, C], float32, and targets [N], on the device. A target outside of 0..C-1 is ignored."""
+    """A batch: probabilities [N, C], float32, and targets [N], on the device: -1 if outside of 0..C-1."""
 
     probabilities: Tensor
     targets: Tensor
@@ -66,7 +66,9 @@ class ClassCallback:
             self._kind = kind_of(trainer.config.run.loss.type, outputs, facts.get("num_classes")).name
             if self._kind not in OF_CLASSES:
                 raise UsageError(f"callbacks: {name} is for one class per sample; the outputs are {self._kind}")
-        return Scores(probabilities(self._kind, outputs).float(), targets.flatten())
+        targets = targets.flatten()
+        targets = torch.where((targets >= 0) & (targets < outputs.shape[1]), targets, -1)
+        return Scores(probabilities(self._kind, outputs).float(), targets)
 
 
 def class_names(trainer: Any, n: int) -> list[str]:

@@ -79,8 +79,9 @@ def _without_decay(named: Named, model: nn.Module) -> set[str]:
     """Biases and scales, which have at most one dimension; all of norms; and what the model itself names (timm)."""
     norms = {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
     own = getattr(model, "no_weight_decay", None)
-    stated = set(own()) if callable(own) else set()
-    return {name for name, p in named if p.dim() <= 1 or p in norms or name in stated}
+    names = set(own()) if callable(own) else set()  # relative to the model, which may be a submodule
+    stated = {p for name, p in model.named_parameters() if name in names}
+    return {name for name, p in named if p.dim() <= 1 or p in norms or p in stated}
 
 
 def _layers(names: Sequence[str]) -> dict[str, int]:

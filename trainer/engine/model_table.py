@@ -41,11 +41,9 @@ def show(trainer: "BaseTrainer", data: Any) -> None:
 def table(model: nn.Module, traced: Traced | None) -> str:
     """Rows of name, class, output shape, parameters and FLOPs; traced: None leaves out what it would show."""
     rows = [["layer", "type", "output", "parameters", "FLOPs/sample"]]
-    for name, module in _layers(model):
+    for name, module in [*_layers(model), ("", model)]:
         shape, flops = (traced.shapes.get(name, ""), _short(traced.flops[name])) if traced else ("", "")
-        rows.append([name, class_name(module), shape, f"{count_parameters(module):,}", flops])
-    shape, flops = (traced.shapes.get("", ""), _short(traced.flops[""])) if traced else ("", "")
-    rows.append(["all", class_name(model), shape, f"{count_parameters(model):,}", flops])
+        rows.append([name or "all", class_name(module), shape, f"{count_parameters(module):,}", flops])
     if traced is None:
         rows = [[name, kind, parameters] for name, kind, _, parameters, _ in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -66,9 +66,10 @@ class OutOfMemory:
                 trainer.window.take(sums)
                 return
             # Here, the error and with it the tensors of the step are gone
-            for places, name, buffer, copy in buffers:
-                buffer.copy_(copy)
-                places[name] = buffer
+            with torch.no_grad():
+                for places, name, buffer, copy in buffers:
+                    buffer.copy_(copy)
+                    places[name] = buffer
             batches.clear()
             trainer.model.zero_grad(set_to_none=True)
             gc.collect()
@@ -105,6 +106,7 @@ class OutOfMemory:
             advice = "Even one sample at a time is too much: give a smaller model or smaller inputs"
         return Stopped(f"out of memory in step {trainer.step + 1}: {first}\n{advice}, or trainer.precision=bf16")
 
+    @torch.no_grad()
     def _keep_buffers(self) -> list[tuple[dict[str, Any], str, Tensor, Tensor]]:
         """(where it is, its name, it, a copy) of each buffer, which the forward pass of a failed attempt may change."""
         if self._places is None:
@@ -112,12 +114,13 @@ class OutOfMemory:
             modules = [*unwrap(self._trainer.model).modules()]
             modules += criterion.modules() if isinstance(criterion, nn.Module) else []
             self._places = [(m._buffers, name) for m in modules for name, b in m._buffers.items() if b is not None]
-        buffers = [places[name] for places, name in self._places]
+        there = [(places, name) for places, name in self._places if places.get(name) is not None]
+        buffers = [places[name] for places, name in there]
         if [b.shape for b in buffers] != [c.shape for c in self._copies]:
             self._copies = [torch.empty_like(b) for b in buffers]
         if buffers:
             torch._foreach_copy_(self._copies, buffers)
-        return [(*at, b, c) for at, b, c in zip(self._places, buffers, self._copies, strict=True)]
+        return [(*at, b, c) for at, b, c in zip(there, buffers, self._copies, strict=True)]
 
     def state_dict(self) -> dict[str, int]:
         now, configured = self._trainer.data_loader.sampler.accumulate, self._trainer.options.accumulate

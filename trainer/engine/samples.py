@@ -38,7 +38,9 @@ class Collector:
         self.parts: list[tuple[np.ndarray, Tensor, Tensor]] = []
 
     def after_eval_batch(self, trainer: "BaseTrainer", batch: Any, outputs: Any) -> None:
-        output, targets = main_output(outputs), batch.data[1] if isinstance(batch.data, (list, tuple)) else None
+        output, targets = main_output(outputs), None
+        if isinstance(batch.data, (list, tuple)) and len(batch.data) > 1:
+            targets = batch.data[1]
         if not isinstance(output, Tensor) or not isinstance(targets, Tensor) or len(batch.indices) != len(output):
             raise UsageError(
                 "--save and --report need the outputs of each sample: let eval_step return them, a tensor [B, ...], "
@@ -91,7 +93,10 @@ def report(samples: Samples, loss: str, facts: Mapping[str, Any]) -> list[str]:
         return _of_values(samples, kind)
     found = probabilities(kind.name, samples.outputs)
     n = found.shape[1]
-    given = [str(name) for name in facts.get("class_names", ())]
+    known = torch.nonzero((targets >= 0) & (targets < n)).flatten()  # others are labels to ignore
+    targets, found = targets[known], found[known]
+    named = [samples.names[i] for i in known]
+    given = [str(name) for name in facts.get("class_names") or ()]
     names = given if len(given) == n else [str(i) for i in range(n)]
     chosen = found.argmax(dim=1)
     confusion = torch.bincount(targets * n + chosen, minlength=n * n).reshape(n, n)  # [target, prediction]
@@ -101,7 +106,7 @@ def report(samples: Samples, loss: str, facts: Mapping[str, Any]) -> list[str]:
     worst = wrong[of_target[wrong].argsort(stable=True)][:WORST]
     lines.append(f"worst of {len(wrong):,} wrong samples:" if len(wrong) else "no sample is wrong")
     lines += [
-        f"  {samples.names[i]}: {names[targets[i]]} taken for {names[chosen[i]]} ({found[i, chosen[i]]:.3f}; "
+        f"  {named[i]}: {names[targets[i]]} taken for {names[chosen[i]]} ({found[i, chosen[i]]:.3f}; "
         f"{names[targets[i]]} {of_target[i]:.3g})"
         for i in worst.tolist()
     ]

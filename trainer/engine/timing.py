@@ -2,13 +2,14 @@
 
 import contextlib
 import itertools
-import os
 from collections import defaultdict
 from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 import torch
+
+from utils.process import launch
 
 COMPUTING = ("forward", "backward", "optimizer")
 PHASES = ("data", *COMPUTING, "logging", "validation", "checkpoints", "other")
@@ -65,7 +66,7 @@ class Clock:
     def shares(self) -> dict[str, float]:
         """The seconds of each phase that took any."""
         seconds = {name: phase.seconds for name, phase in self.phases.items()}
-        waiting = seconds.pop("waiting", 0.0)
+        waiting = seconds.pop("waiting")
         on_gpu = {name: self._on_gpu[name] for name in COMPUTING}
         if total := sum(on_gpu.values()):
             computing = waiting + sum(seconds[name] for name in COMPUTING)
@@ -119,9 +120,7 @@ class Advisor:
     def __init__(self, num_workers: int, in_memory: bool, cores: int | None = None) -> None:
         """cores: that this process may use."""
         self.num_workers, self.in_memory = num_workers, in_memory
-        self.cores = cores or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        self.cores = cores or launch.cores()
 
     def advice(self, shares: dict[str, float]) -> list[str]:
         """One line for each phase that takes too much. shares: seconds of each phase."""
@@ -146,7 +145,7 @@ class Advisor:
             return "build whole batches in the data set's __getitems__, or set data_loader.args.resident=true on a GPU"
         if self.num_workers == 0 and self.cores > 1:
             return f"set data_loader.args.num_workers={min(self.cores, 4)}"
-        if self.num_workers < self.cores:
+        if 0 < self.num_workers < self.cores:
             return (
                 f"raise data_loader.args.num_workers from {self.num_workers} to {min(self.cores, 2 * self.num_workers)}"
             )

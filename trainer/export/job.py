@@ -62,7 +62,7 @@ def export(source: Source, options: Options) -> Report:
     out = options.out or folder / f"model{formats.SUFFIXES[options.format]}"
     if out.suffix != formats.SUFFIXES[options.format]:
         raise UsageError(f"--out {out}: give a name that ends in {formats.SUFFIXES[options.format]}")
-    tolerance = options.tolerance or TOLERANCE[options.half]
+    tolerance = TOLERANCE[options.half] if options.tolerance is None else options.tolerance
     with member.eval_mode(), torch.inference_mode(False), torch.no_grad():
         batches = [one_more(each_tensor(torch.clone, found)) for found in read(member)]
         expected = [main_output(member.trainer.predict_step(inputs)) for inputs in batches]

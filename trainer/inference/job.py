@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,7 @@ class Ensemble:
     def __init__(self, sources: Sequence[Source], device: torch.device, data: Sequence[str], options: Options) -> None:
         members.check_together(sources)
         self.sources, self.options, self.views = sources, options, views(options.views)
+        self.data = [os.path.abspath(path) if os.path.exists(path) else path for path in data]
         found = members.loaders(sources, device, data)
         self.members = [Member(source, loader, device) for source, loader in zip(sources, found, strict=True)]
         self.loaders = list({id(loader): loader for loader in found}.values())
@@ -81,8 +84,10 @@ class Ensemble:
 
     def look(self) -> Tensor:
         """The outputs of the first batch that can be read, by which it is decided what they are."""
+        why = ""
         for number in range(self.loader.sampler.num_steps):
             batches = [_batch(loader, number) for loader in self.loaders]
+            why = why or next((batch.bad[0][1] for batch in batches if batch.bad), "")
             if all(batch.size for batch in batches):
                 with self.eval_mode():
                     _, outputs = self.predict(batches, number)
@@ -90,7 +95,6 @@ class Ensemble:
                 if len(set(tasks)) > 1:
                     raise UsageError(f"the runs do not predict the same: {', '.join(tasks)}; average runs of one task")
                 return outputs
-        why = _batch(self.loader, 0).bad[0][1]
         raise Stopped(f"none of the {self.loader.sampler.n:,} samples could be read; the first: {why}")
 
     def _set_weights(self, device: torch.device) -> None:
@@ -102,8 +106,8 @@ class Ensemble:
             member.weight = weight
 
     def _fit(self, device: torch.device) -> list[float]:
-        """By the validation data of the first run, which no run may have trained with."""
-        of_target = []
+        """By the validation data, which must be the same samples for all runs, so that none has trained with it."""
+        of_target, of_first = [], None
         for member in self.members:
             config = member.source.config
             loader = config.build("data_loader")
@@ -115,10 +119,12 @@ class Ensemble:
                 )
             members.configure(valid, member.source, device)
             with member.eval_mode():
-                batches = enumerate(valid.read_batches(range(valid.sampler.num_steps)))
-                of_target.append(torch.cat([_of_target(member, batch, i) for i, batch in batches]))
-        if len({len(p) for p in of_target}) > 1:
-            raise UsageError("--weights auto: the runs have different validation data; give the weights instead")
+                batches = list(valid.read_batches(range(valid.sampler.num_steps)))
+                of_target.append(torch.cat([_of_target(member, batch, i) for i, batch in enumerate(batches)]))
+            indices = np.concatenate([batch.indices for batch in batches])
+            of_first = indices if of_first is None else of_first
+            if not np.array_equal(indices, of_first):
+                raise UsageError("--weights auto: the runs have different validation data; give the weights instead")
         found = weights.fitted(of_target)
         shown = ", ".join(f"{m.source.run} {weight:.3f}" for m, weight in zip(self.members, found, strict=True))
         log.info(f"weights by {len(of_target[0]):,} validation samples: {shown}")
@@ -219,8 +225,11 @@ def _job(ensemble: Ensemble, options: Options) -> Any:
     runs = []
     for member in ensemble.members:
         file = member.source.path.stat()
-        runs.append([str(member.source.path.resolve()), file.st_size, file.st_mtime_ns, member.weight])
+        config = json.dumps(member.source.whole_config, sort_keys=True, default=str)
+        runs.append([str(member.source.path.resolve()), file.st_size, file.st_mtime_ns, member.weight, config])
+    is_table = loader.unlabeled is not None and loader.unlabeled.columns  # an image may be repaired in between
+    tables = [os.stat(path) for path in ensemble.data if os.path.isfile(path)] if is_table else []
     return [
-        runs, loader.sampler.n, loader.batch_size, names.hexdigest(), options.columns, options.with_probabilities,
-        options.of_logits, options.views,
+        runs, ensemble.data, [[file.st_size, file.st_mtime_ns] for file in tables], loader.sampler.n, loader.batch_size,
+        names.hexdigest(), options.columns, options.with_probabilities, options.of_logits, options.views,
     ]  # fmt: skip

@@ -88,7 +88,7 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _cores() -> int:
+def cores() -> int:
     """The CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
@@ -111,7 +111,7 @@ def start(count: int, command: Sequence[str]) -> int:
         max_restarts=0,
     )
     with _restored():
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // count)))  # by default each would use all cores
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))  # by default each would use all cores
         try:
             elastic_launch(config, sys.executable)(*command)
         except ChildFailedError as e:  # which has printed its error

@@ -19,6 +19,8 @@ from utils.troubleshooting.machine import MACHINE
 from utils.troubleshooting.shapes import LOSSES, SHAPES
 from utils.troubleshooting.values import DTYPES, INDICES, NOT_FINITE
 
+ROOT = Path(__file__).resolve().parents[2]  # of the project
+
 KNOWN = (*SHAPES, *LOSSES, *DTYPES, *INDICES, *NOT_FINITE, *GRADIENTS, *MODELS, *CHECKPOINTS, *MACHINE)
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
@@ -58,10 +60,15 @@ def _filled(text: str, groups: dict[str, str]) -> str:
     return text
 
 
+def _is_engine(path: Path) -> bool:
+    """Is a file one of this project that its owner seldom changes?"""
+    return path.is_relative_to(ROOT) and "engine" in path.relative_to(ROOT).parts
+
+
 def _where(frames: list[FrameType], with_tensors: bool) -> Iterator[str]:
     """The innermost line of the user's own code, the innermost layer by its name, and the tensors there."""
     own = [f for f in frames if not f.f_code.co_filename.startswith((*LIBRARIES, "<"))]
-    own = [f for f in own if "engine" not in Path(f.f_code.co_filename).parts]
+    own = [f for f in own if not _is_engine(Path(f.f_code.co_filename))]
     if own:
         path = Path(own[-1].f_code.co_filename)
         here = Path.cwd()

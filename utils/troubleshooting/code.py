@@ -21,9 +21,9 @@ GRADIENTS = [
         r" \[[\w.]+ (\[.*?\])\], which is output \d+ of (\w+)",
         "the backward pass needs a tensor {1}, the output of {2}, that was changed in place (+=, x[i] = ..., "
         "inplace=True), or weights that an optimizer changed before backward",
-        "x = x + 1 in place of x += 1, no inplace=True after that operation; all backward passes before the "
-        "update that "
-        "changes their weights. with torch.autograd.set_detect_anomaly(True): around the step names the line",
+        "x = x + 1 in place of x += 1, no inplace=True after that operation; all backward passes before "
+        "the update that changes their weights. with torch.autograd.set_detect_anomaly(True): around the step names "
+        "the line",
         tensors=False,
     ),
     Known(
@@ -121,8 +121,7 @@ CHECKPOINTS = [
         r"shape torch\.Size\((\[.*?\])\) from checkpoint, the shape in current model is torch\.Size\((\[.*?\])\)",
         "`{2}` is {3} in the file, but {4} in this model: it was built with other arguments",
         "the arguments that the file was made with (in its `config`), or init_from=FILE, which leaves out what "
-        "does not "
-        "fit, such as a new classifier",
+        "does not fit, such as a new classifier",
         tensors=False,
     ),
     Known(

@@ -54,8 +54,7 @@ MACHINE = [
         r"RuntimeError: No CUDA GPUs are available",
         "your code asks for a GPU (.cuda() or device='cuda'), but PyTorch finds none here",
         "leave moving to the trainer (n_gpu, -d); make tensors with device=x.device. If there is a GPU: "
-        "nvidia-smi must "
-        "list it, and torch.version.cuda must not be None",
+        "nvidia-smi must list it, and torch.version.cuda must not be None",
         tensors=False,
     ),
     Known(

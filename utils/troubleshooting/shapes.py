@@ -7,8 +7,7 @@ SHAPES = [
         r"RuntimeError: (?:\w+: )?mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x(\d+)\)",
         "this layer expects inputs whose last dimension is in_features={2}; here it is {1}",
         "in_features={1}; or nn.LazyLinear({3}), which takes the size from the first batch. After convolutions, "
-        "flatten "
-        "first: x.flatten(1)",
+        "flatten first: x.flatten(1)",
         layer="Linear",
     ),
     Known(
@@ -99,8 +98,7 @@ LOSSES = [
     Known(
         r"RuntimeError: only batches of spatial targets supported \(\w+ tensors\) but got targets of dimension: (\d+)",
         "the model returned one prediction per pixel [B, classes, H, W], but the targets have {1} dimensions: one "
-        "label "
-        "per image, or one dimension too many",
+        "label per image, or one dimension too many",
         "for one label per image, pool and flatten at the end of the model: x.mean(dim=(2, 3)); masks must be [B, "
         "H, W]",
     ),

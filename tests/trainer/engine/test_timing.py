@@ -140,6 +140,14 @@ def test_a_phase_inside_of_itself_counts_once(now):
         ),
         (
             {"data": 63, "forward": 37},
+            Advisor(0, False, 1),
+            [
+                "63% of the time was spent waiting for data: all cores read already: make a sample cheaper, "
+                "such as smaller image files and fewer transforms"
+            ],
+        ),
+        (
+            {"data": 63, "forward": 37},
             Advisor(2, False, 2),
             [
                 "63% of the time was spent waiting for data: all cores read already: make a sample cheaper, "
