@@ -3,6 +3,7 @@
 import csv
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -132,6 +133,34 @@ def test_another_job_starts_again(tiny: Tiny, scans: Path, capsys: pytest.Captur
     assert "out.csv.part is of another job: starting again" in capsys.readouterr().out
 
 
+def test_a_killed_job_is_not_continued_with_other_data(
+    tiny: Tiny, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other files of the same names, or other keys, are another job."""
+    tiny.train()
+    other = tmp_path / "other"
+    other.mkdir()
+    files = sorted(path.name for path in scans.iterdir())
+    for name, taken in zip(files, reversed(files), strict=True):
+        shutil.copy(scans / taken, other / name)
+    line: list[object] = ["-r", tiny.folder / "run", BATCH, "--prob", "--data"]
+    rows(*line, other, out=tmp_path / "whole.csv")
+    add, out, added = Journal.add, tmp_path / "out.csv", list[int]()
+
+    def dies(self: Journal, *args: Any) -> None:
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        added.append(1)
+        add(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", dies)
+        with pytest.raises(KeyboardInterrupt):
+            rows(*line, scans, out=out)
+    rows(*line, other, out=out)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
 def on_a_rank(argv: list[str]) -> None:
     runpy.run_path(str(ROOT / "predict.py"))["main"](argv)
 
@@ -213,6 +242,15 @@ def test_weights_by_validation(tiny: Tiny, scans: Path, tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "weights by 100 validation samples: " in said
     assert "untrained 0.000" in said
+
+
+def test_weights_by_the_validation_data_of_other_folds_are_refused(tiny: Tiny, scans: Path, tmp_path: Path) -> None:
+    split = ["data_loader.args.validation_split=0", "data_loader.args.folds=2"]
+    for fold in (0, 1):
+        tiny.train(*split, f"data_loader.args.fold={fold}", run=f"fold{fold}")
+    line = ["--data", scans, "--weights", "auto"]
+    with pytest.raises(UsageError, match="the runs have different validation data"):
+        rows("-r", tiny.folder / "fold0", tiny.folder / "fold1", *line, out=tmp_path / "out.csv")
 
 
 def test_runs_that_do_not_go_together(tiny: Tiny, scans: Path, tmp_path: Path) -> None:

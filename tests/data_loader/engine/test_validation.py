@@ -204,3 +204,11 @@ def test_class_counts_are_those_of_the_training_samples() -> None:
 
 def test_class_counts_include_classes_without_a_sample() -> None:
     assert class_facts(["a", "b", "c"], torch.tensor([1, 1, 0]))["class_counts"] == [1, 2, 0]
+
+
+def test_a_sample_is_called_by_its_number_if_the_names_are_those_of_classes() -> None:
+    dataset = numbers(6)
+    dataset.names = ["cat", "dog"]  # type: ignore[attr-defined]
+    assert BaseDataLoader(dataset, 2).names([0, 5]) == ["0", "5"]
+    dataset.names = list("abcdef")  # type: ignore[attr-defined]
+    assert BaseDataLoader(dataset, 2).names([0, 5]) == ["a", "f"]

@@ -377,3 +377,11 @@ def test_the_page_of_no_values(tmp_path):
     folder = make(tmp_path / "run", [], log="")
     text = page.html(settings([read(folder)], None), {}, None)
     assert "1 run of 1 setting" in text
+
+
+def test_pairs_by_a_key_that_holds_lists(tmp_path):
+    for name in ("a", "b"):
+        for widths, value in (([8], 0.5), ([8, 16], 0.6)):
+            make(tmp_path / name / str(len(widths)), [value], arch={"type": "ConvNet", "args": {"widths": widths}})
+    a_runs, b_runs = (find([tmp_path / name])[0] for name in ("a", "b"))
+    assert len(paired.compare(a_runs, b_runs, "arch.args.widths", None).pairs) == 2

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -267,3 +268,22 @@ def test_what_is_no_classification_is_an_error(tiny: Tiny, outputs, targets, pro
 
     with pytest.raises(UsageError, match=problem):
         trainer.callbacks[0]._scores(trainer, Batch.data, outputs)
+
+
+@pytest.mark.parametrize("name", ["PRCurves", "PerClassAccuracy", "Mistakes"])
+def test_targets_that_are_all_ignored_draw_nothing(name: str, tiny: Tiny) -> None:
+    """255 and -100 are no classes."""
+    pytest.importorskip("matplotlib", reason="the extra plots")
+    trainer = tiny.build(f"callbacks=[{name}]")
+    drawn: list[str] = []
+    trainer.reporter = SimpleNamespace(
+        shows=True, picture=lambda *a: drawn.append(a[0]), text=lambda *a: drawn.append(a[0]), details=lambda *a: None
+    )
+    (callback,) = trainer.callbacks
+    outputs = torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+    batch = SimpleNamespace(data=(torch.zeros(6, 1, 8, 8), torch.tensor([255, -100] * 3)), indices=np.arange(6))
+    trainer.evaluating = "validation"
+    with callback.during_eval(trainer):
+        callback.after_eval_batch(trainer, batch, outputs)
+    assert drawn == []
+    trainer.run.close()

@@ -66,3 +66,13 @@ def test_dropout_has_the_same_bits(tiny: Tiny, tmp_path: Any) -> None:
 def test_a_class_that_the_model_does_not_have(tiny: Tiny) -> None:
     with pytest.raises(UsageError, match=r"has no module of class Blok; it has BatchNorm2d, .*_ResidualBlock"):
         tiny.train(RESNET, callback("Blok"))
+
+
+def test_blocks_are_wrapped_once(tiny: Tiny) -> None:
+    """Also where steps are run again."""
+    trainer = tiny.build(callback("Linear"))
+    trainer.before_steps()
+    wrapped = [module.forward for module in trainer.model.modules()]
+    trainer.before_steps()
+    assert [module.forward for module in trainer.model.modules()] == wrapped
+    trainer.run.close()

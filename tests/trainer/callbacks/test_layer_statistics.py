@@ -76,3 +76,14 @@ def test_micro_batches_count_together(tiny: Tiny) -> None:
 def test_a_pattern_that_matches_nothing(tiny: Tiny) -> None:
     with pytest.raises(UsageError, match=r"no module is called blocks\.\*; the model has layers, layers\.0"):
         tiny.train(callback(1, "blocks.*"))
+
+
+def test_a_validation_before_such_a_step_does_not_count(tiny: Tiny) -> None:
+    """And hooks that are placed again, as where a step is run again, count once."""
+    tiny.train("trainer.max_steps=3", callback(3))
+    tiny.train("trainer.max_steps=3", "trainer.valid_steps=2", callback(3), run="validated")
+    again = tiny.build("trainer.max_steps=3", callback(1), run="again")
+    again.before_steps()
+    again.train()
+    assert tiny.points("layers", "validated") == tiny.points("layers")
+    assert sum(len(module._forward_hooks) for module in again.model.modules()) <= 3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel, get_swa_multi_avg_fn, update_bn
 
+import model.model
 import trainer.callbacks
 from tests.tiny import Tiny, tiny
 from tests.trainer.parallel.ranks import on_ranks, trained
@@ -107,3 +108,23 @@ def test_what_it_does_not_accept(tiny: Tiny) -> None:
     gan += ["optimizer={generator: {type: Adam}, discriminator: {type: Adam}}", "trainer.epochs=1"]
     with pytest.raises(UsageError, match="GANTrainer calls parts of the model"):
         tiny.train(*gan)
+
+
+class Tied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+        self.last.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x.flatten(1)).relu())[:, :10]
+
+
+def test_a_weight_of_two_names_is_averaged_under_both(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.model, "Tied", Tied, raising=False)
+    done = tiny.train("arch=Tied", "callbacks=[{type: SWA, args: {start: 6, every: 3}}]")
+    saved = load_model(tiny.folder / "run/checkpoints/checkpoint-step12.pth").state_dict()
+    average = done.callbacks[0].average
+    assert torch.equal(average["first.weight"], average["last.weight"])
+    assert torch.equal(saved["last.weight"], average["first.weight"])
+    assert not torch.equal(saved["last.weight"], done.model.first.weight)
