@@ -14,7 +14,7 @@ from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.decode import ImageFile, pixels
 from data_loader.engine.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, walk
-from data_loader.engine.images import Normalize
+from data_loader.engine.images import NormalizeBatch
 from utils.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -105,15 +105,12 @@ class ImagesAndMasks(Dataset):
         return image, mask
 
 
-class NormalizeWithMasks:
-    """A `batch_transform`: uint8 images -> float32, normalized (floats stay as they are); masks -> int64."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.normalize = Normalize(mean, std)
+class NormalizeWithMasks(NormalizeBatch):
+    """The same of images with masks, which become int64."""
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        images, masks = batch
-        return (self.normalize(images) if images.dtype == torch.uint8 else images), masks.long()
+        images, masks = super().__call__(batch)
+        return images, masks.long()
 
 
 # --- files

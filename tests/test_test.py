@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny
+from trainer.engine import samples
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]
@@ -150,3 +151,12 @@ def test_report_by_class(tiny, test_py, capsys):
     sure = [float(line.rstrip(")").split()[-1]) for line in table[24:34]]
     assert sure == sorted(sure)
     assert len(sure) == min(wrong, 10)
+
+
+def test_labels_to_ignore_are_left_out_of_the_report() -> None:
+    outputs = torch.eye(3)[[0, 1, 1, 2]] * 9
+    targets = torch.tensor([0, 1, -100, 255])
+    found = samples.Samples(np.arange(4), list("abcd"), outputs, targets)
+    lines = samples.report(found, "cross_entropy", {"class_names": None, "num_classes": 3})
+    assert next(line for line in lines if line.strip().startswith("mean")).split()[-1] == "2"
+    assert "no sample is wrong" in lines

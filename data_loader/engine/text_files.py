@@ -75,7 +75,7 @@ def read_unlabeled(
     for given in predict:
         if given.strip() and given in kinds and Path(given).is_dir():
             files = sorted(Path(given).rglob("*.txt"))
-            texts += [read_text(path, encoding).strip("\n") for path in files]
+            texts += [read_text(path, encoding) for path in files]
             places += [path.relative_to(given).as_posix() for path in files]
         elif kinds.get(given) == ".txt":
             if not Path(given).is_file():

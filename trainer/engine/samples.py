@@ -32,9 +32,13 @@ class Samples(NamedTuple):
 
 
 class Collector:
-    """A callback that keeps the outputs and targets of an evaluation, on the CPU."""
+    """A callback that keeps the outputs and targets of an evaluation, on the CPU.
 
-    def __init__(self) -> None:
+    what: needs them, for the UsageError of batches other than (inputs, targets).
+    """
+
+    def __init__(self, what: str = "--save and --report") -> None:
+        self.what = what
         self.parts: list[tuple[np.ndarray, Tensor, Tensor]] = []
 
     def after_eval_batch(self, trainer: "BaseTrainer", batch: Any, outputs: Any) -> None:
@@ -43,7 +47,7 @@ class Collector:
             targets = batch.data[1]
         if not isinstance(output, Tensor) or not isinstance(targets, Tensor) or len(batch.indices) != len(output):
             raise UsageError(
-                "--save and --report need the outputs of each sample: let eval_step return them, a tensor [B, ...], "
+                f"{self.what} need the outputs of each sample: let eval_step return them, a tensor [B, ...], "
                 "for batches of (inputs, targets)"
             )
         self.parts.append((batch.indices, output.float().cpu(), targets.cpu()))

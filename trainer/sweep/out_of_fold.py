@@ -15,29 +15,13 @@ from trainer.engine import setup, test_report
 from trainer.engine.evaluator import evaluator, set_options
 from trainer.engine.kinds import kind_of, probabilities
 from trainer.engine.metrics import Sums
-from trainer.engine.outputs import main_output
+from trainer.engine.samples import Collector
 from trainer.inference.columns import Columns
 from utils.errors import UsageError
 from utils.files import write_atomic
 from utils.run_folder import find_checkpoint
 
 CHUNK = 1024  # samples that metrics get at a time
-
-
-class Collected:
-    """A callback: keeps the outputs of an evaluation. Raises UsageError for a batch other than (inputs, targets)."""
-
-    def __init__(self) -> None:
-        self.indices, self.outputs, self.targets = list[np.ndarray](), list[Tensor](), list[Tensor]()
-
-    def after_eval_batch(self, trainer: Any, batch: Any, outputs: Any) -> None:
-        output = main_output(outputs)
-        pair = isinstance(batch.data, (tuple, list)) and len(batch.data) == 2 and isinstance(batch.data[1], Tensor)
-        if not pair or not isinstance(output, Tensor) or len(output) != len(batch.indices):
-            raise UsageError("out-of-fold predictions need batches of (inputs, targets) and an output for each sample")
-        self.indices.append(batch.indices)
-        self.outputs.append(output.float().cpu())
-        self.targets.append(batch.data[1].cpu())
 
 
 class Fold:
@@ -54,7 +38,7 @@ class Fold:
         setup.loaders(self.config, device, valid)
         model = setup.model(self.config, device, valid)
         model.load_state_dict(weights_of(path, saved))
-        self.collected, self.loader = Collected(), valid
+        self.collected, self.loader = Collector("out-of-fold predictions"), valid
         self.trainer = self._trainer(device, valid, model, [self.collected])
         self.trainer.step = saved["step"]
         self.trainer.evaluate(valid, f"fold {fold}")
@@ -81,11 +65,11 @@ def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.devi
     Several runs of one fold, of different seeds, are averaged. A sample of the folds that are missing has no row.
     """
     folds = [Fold(run, fold, device) for run, fold in runs.items()]
-    each = [fold.collected for fold in folds]
-    indices = np.concatenate([i for one in each for i in one.indices])
-    outputs = torch.cat([o for one in each for o in one.outputs])
-    targets = torch.cat([t for one in each for t in one.targets])
-    fold_of = np.concatenate([np.full(len(i), fold.fold) for fold in folds for i in fold.collected.indices])
+    parts = [(fold.fold, *part) for fold in folds for part in fold.collected.parts]
+    indices = np.concatenate([i for _, i, _, _ in parts])
+    outputs = torch.cat([o for _, _, o, _ in parts])
+    targets = torch.cat([t for _, _, _, t in parts])
+    fold_of = np.concatenate([np.full(len(i), number) for number, i, _, _ in parts])
     unique, first, inverse = np.unique(indices, return_index=True, return_inverse=True)
     positions = torch.from_numpy(inverse.reshape(-1))
     total = torch.zeros(len(unique), *outputs.shape[1:], dtype=torch.float64)
