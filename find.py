@@ -30,7 +30,7 @@ ON_A_CPU = 1024  # the largest batch that is tried there
 
 def find_lr(trainer: "BaseTrainer", low: float, high: float, steps: int, out: Path) -> str:
     """The recommendation for a learning rate."""
-    from trainer.engine import range_tests
+    from trainer.engine.commands import range_tests
 
     found = range_tests.learning_rates(trainer, low, high, steps)
     _save(found, out, "learning rate", ["loss", "smoothed"])
@@ -44,7 +44,7 @@ def find_lr(trainer: "BaseTrainer", low: float, high: float, steps: int, out: Pa
 
 def find_batch_size(trainer: "BaseTrainer", most: int, out: Path) -> str:
     """The recommendation for a batch size."""
-    from trainer.engine import range_tests
+    from trainer.engine.commands import range_tests
 
     found, limit = range_tests.batch_sizes(trainer, most)
     if not found:

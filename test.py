@@ -33,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def build(config: "Config", devices: str | None = None, model: Any = None) -> "BaseTrainer":
     """A trainer that can evaluate; its data loader is that of the test data. model: one that is ready."""
     from trainer.engine import setup
-    from trainer.engine.evaluator import evaluator, set_options
+    from trainer.engine.evaluation.evaluator import evaluator, set_options
 
     device = setup.device(config, devices)
     set_options(config)
@@ -68,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     args = cli.parse_run("Test a run, or one of its checkpoints, on its test data.", EXAMPLES, options, argv)
     path = Path(args.run) if is_exported(args.run) else find_checkpoint(args.run)
 
-    from trainer.engine import setup, test_report  # torch from here on
+    from trainer.engine import setup  # torch from here on
+    from trainer.engine.evaluation import test_report
     from utils.errors import UsageError
     from utils.process import launch
 

@@ -25,8 +25,8 @@ def build(config: "Config", folder: "Run | None", devices: str | None = None) ->
     """The trainer of a config, with all its parts; reads the data, writes nothing."""
     from logger.console import log
     from trainer.engine import setup
-    from trainer.engine.optimizers import build_optimizer
-    from trainer.engine.schedules import build_lr_scheduler
+    from trainer.engine.optim.optimizers import build_optimizer
+    from trainer.engine.optim.schedules import build_lr_scheduler
 
     device = setup.device(config, devices)
 
@@ -104,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config.check()  # imports torch
 
-    from trainer.engine import check, processes, replay, setup
+    from trainer.engine import processes, setup
+    from trainer.engine.commands import check, replay
     from utils.process import launch
 
     if (count := launch.needed(config.run.n_gpu, args.devices)) > 1:

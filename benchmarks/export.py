@@ -132,7 +132,7 @@ def write_sounds(folder: Path) -> None:
 
 
 def write_shapes(folder: Path) -> None:
-    from data_loader.engine import draw_shapes
+    from data_loader.engine.images import draw_shapes
 
     draw_shapes.write(folder, {"train": 48, "val": 16, "test": 48})
 

@@ -33,7 +33,7 @@ from data_loader import BaseDataLoader, data_loaders, vision
 from model import loss as losses
 from model import model as models
 from trainer.checkpoint import resume
-from trainer.engine import backends
+from trainer.engine.speed import backends
 from utils import config as configs
 from utils.config import names
 from utils.run_folder import Run

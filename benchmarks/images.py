@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks.input import rate, take_turns
 from data_loader.vision import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
-from trainer.engine import backends
+from trainer.engine.speed import backends
 
 BATCH, SIDE, SIZE = 64, 256, 224
 LARGE, LARGE_FILES, LARGE_BATCH = (4000, 3000), 16, 16

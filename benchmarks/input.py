@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.mnist import in_child, random_mnist
 from data_loader.vision import MnistDataLoader
-from trainer.engine import backends
+from trainer.engine.speed import backends
 
 BATCH = 128
 

@@ -34,7 +34,7 @@ from data_loader.tar_shards import TarDataLoader
 from data_loader.text import LanguageModelDataLoader
 from data_loader.transforms import RandomResizedCrop
 from data_loader.vision import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
-from trainer.engine import backends
+from trainer.engine.speed import backends
 
 SHARDS = 8
 

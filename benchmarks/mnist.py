@@ -29,7 +29,7 @@ from benchmarks import peers
 from data_loader import vision
 from model.model import MnistModel
 from trainer.checkpoint import resume
-from trainer.engine import backends
+from trainer.engine.speed import backends
 from utils import config as configs
 from utils.run_folder import Run
 

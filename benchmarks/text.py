@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from benchmarks.mnist import in_child
 from data_loader.text import TextTableDataLoader
 from model.text import TextCNN
-from trainer.engine import backends
+from trainer.engine.speed import backends
 
 BATCH = 128
 PLACES = ("data/nsmc/train.tsv", "../shared/data/nsmc/train.tsv")

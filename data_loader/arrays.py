@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
-from data_loader.engine.learned import learn_scale
-from data_loader.engine.plain_text import by_number, shown
+from data_loader.engine.texts.learned import learn_scale
+from data_loader.engine.texts.plain_text import by_number, shown
 from utils.errors import DataError, UsageError
 
 

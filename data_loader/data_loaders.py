@@ -27,8 +27,8 @@ from torch.utils.data import Dataset  # noqa: F401 (for your code)
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
-from data_loader.engine.image_files import SUFFIXES
-from data_loader.engine.images import ImageTensors, read_gray
+from data_loader.engine.images.image_files import SUFFIXES
+from data_loader.engine.images.in_memory import ImageTensors, read_gray
 from data_loader.engine.unlabeled import unlabeled_files
 
 

@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.augmentation import Transform, of_image
 from data_loader.engine.changes import log
-from data_loader.engine.decode import ImageFile
 from data_loader.engine.facts import class_facts
-from data_loader.engine.images import NormalizeBatch
-from data_loader.engine.learned import class_numbers, learn_classes, learn_scale
-from data_loader.engine.plain_text import shown
-from data_loader.engine.tokens import Ragged, Unit, encode, learn
+from data_loader.engine.images.decode import ImageFile
+from data_loader.engine.images.in_memory import NormalizeBatch
+from data_loader.engine.texts.learned import class_numbers, learn_classes, learn_scale
+from data_loader.engine.texts.plain_text import shown
+from data_loader.engine.texts.tokens import Ragged, Unit, encode, learn
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 from utils.process.group import barrier, is_local_main

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
-from data_loader.engine.decode import ImageFile, pixels
-from data_loader.engine.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, walk
-from data_loader.engine.images import NormalizeBatch
+from data_loader.engine.images.decode import ImageFile, pixels
+from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, walk
+from data_loader.engine.images.in_memory import NormalizeBatch
 from utils.errors import DataError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
-from data_loader.engine.plain_text import by_number, shown
 from data_loader.engine.splits import split_evenly
-from data_loader.engine.tables import Table, read_table
+from data_loader.engine.texts.plain_text import by_number, shown
+from data_loader.engine.texts.tables import Table, read_table
 from data_loader.engine.unlabeled import Unlabeled, row_names
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError

@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
-from data_loader.engine.plain_text import by_number, shown
-from data_loader.engine.text_files import LabeledTexts, read_folders, read_table, read_unlabeled
-from data_loader.engine.tokens import Ragged, Unit, encode, learn
+from data_loader.engine.texts.plain_text import by_number, shown
+from data_loader.engine.texts.text_files import LabeledTexts, read_folders, read_table, read_unlabeled
+from data_loader.engine.texts.tokens import Ragged, Unit, encode, learn
 from data_loader.engine.unlabeled import Unlabeled, row_names
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_loader.engine.augmentation import OfBatches, sized
-from data_loader.engine.decode import AnyImage, crop, scaled
+from data_loader.engine.images.decode import AnyImage, crop, scaled
 from utils.errors import UsageError
 from utils.seed import uniform
 
@@ -82,7 +82,7 @@ class RandomResizedCrop:
     Szegedy et al., Going Deeper with Convolutions, 2015; the same distribution as in torchvision.
     """
 
-    decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/decode.py)
+    decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/images/decode.py)
 
     def __init__(self, size: int, min_area: float = 0.08):
         if size < 1 or not 0 < min_area <= 1:

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.augmentation import Transform, of_image
-from data_loader.engine.cache import ImageCache, build
-from data_loader.engine.decode import ImageFile
 from data_loader.engine.facts import class_facts
-from data_loader.engine.image_files import SUFFIXES, Folders, Found, Sample, find_class_folders, place
-from data_loader.engine.image_table import Columns, Rows, Tables
-from data_loader.engine.images import ImageTensors, NormalizeBatch, read_gray
+from data_loader.engine.images.cache import ImageCache, build
+from data_loader.engine.images.decode import ImageFile
+from data_loader.engine.images.image_files import SUFFIXES, Folders, Found, Sample, find_class_folders, place
+from data_loader.engine.images.image_table import Columns, Rows, Tables
+from data_loader.engine.images.in_memory import ImageTensors, NormalizeBatch, read_gray
 from data_loader.engine.unlabeled import Unlabeled, unlabeled_files
 from data_loader.transforms import CenterCrop, RandomResizedCrop
 from utils.errors import DataError, UsageError
@@ -220,7 +220,7 @@ class Cached(NamedTuple):
 class ImageFiles(Dataset):
     """Reads each file of `samples` (path, target) upright and in RGB: (transform(image), target).
 
-    The transform is called with an image that is not decoded yet (data_loader/engine/decode.py).
+    The transform is called with an image that is not decoded yet (data_loader/engine/images/decode.py).
     columns: values per sample, by name, for stratify, group and weights.
     """
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import find
 import model.model
 from tests.tiny import CONFIG, Tiny, tiny
-from trainer.engine.range_tests import Rate, batch_sizes, steepest
+from trainer.engine.commands.range_tests import Rate, batch_sizes, steepest
 from utils.errors import UsageError
 
 __all__ = ["tiny"]

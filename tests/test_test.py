@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.tiny import tiny
-from trainer.engine import samples
+from trainer.engine.evaluation import samples
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]

@@ -56,7 +56,7 @@ class Tiny:
     def tested(self, path: Path) -> dict[str, float]:
         """What test.py finds of a checkpoint."""
         from trainer.checkpoint import state
-        from trainer.engine import test_report
+        from trainer.engine.evaluation import test_report
 
         spec = importlib.util.spec_from_file_location("test_script", Path(train.__file__).with_name("test.py"))
         assert spec is not None

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from data_loader.engine.decode import Box, resize
 from data_loader.engine.failures import describe, shape_of
+from data_loader.engine.images.decode import Box, resize
 from data_loader.engine.splits import length
 from utils.errors import UsageError
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_loader.engine.image_files import is_hidden
-from data_loader.engine.image_table import Finder, read_table
+from data_loader.engine.images.image_files import is_hidden
+from data_loader.engine.images.image_table import Finder, read_table
 from utils.errors import DataError
 
 LISTS = (".csv", ".tsv")

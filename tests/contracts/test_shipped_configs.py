@@ -46,7 +46,7 @@ def test_runs(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureF
         argv += [f"data_loader.args.data_dir={shared}/ants_bees", "data_loader.args.cache=false"]
         argv += ["data_loader.args.size=64"]
     if name == "segmentation.yaml":
-        from data_loader.engine import draw_shapes
+        from data_loader.engine.images import draw_shapes
 
         folder = request.getfixturevalue("tmp_path")
         draw_shapes.write(folder, {"train": 48, "val": 16})

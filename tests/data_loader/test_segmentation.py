@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data_loader.engine import draw_shapes
+from data_loader.engine.images import draw_shapes
 from data_loader.segmentation import SegmentationDataLoader
 from tests.data_loader.batches import first, whole
 from tests.tiny import tiny

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import test as testing
-from data_loader.engine.tokens import UNKNOWN, encode, learn
+from data_loader.engine.texts.tokens import UNKNOWN, encode, learn
 from data_loader.text import (
     LanguageModelDataLoader,
     LinesDataLoader,

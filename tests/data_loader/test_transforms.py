@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from data_loader.engine.images import Normalize
+from data_loader.engine.images.in_memory import Normalize
 from data_loader.transforms import RandomAffine, RandomCropFlip, RandomResizedCrop
 from utils.seed import keys_of
 

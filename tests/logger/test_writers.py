@@ -300,7 +300,7 @@ def test_the_test_result_is_in_every_writer_and_a_resume_keeps_it(tiny, monkeypa
         EventAccumulator,
     )
 
-    from trainer.engine import test_report
+    from trainer.engine.evaluation import test_report
 
     tiny.train("logger=[tensorboard, csv]", "trainer.epochs=1")
     path = tiny.folder / "run/checkpoints/checkpoint-step6.pth"

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from trainer.engine.averaged_weights import AveragedWeights
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.evaluation.averaged_weights import AveragedWeights
 
 
 class EMA(AveragedWeights):

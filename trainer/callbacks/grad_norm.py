@@ -3,7 +3,7 @@
 import torch
 
 from trainer.engine.base_trainer import BaseTrainer
-from trainer.engine.schedules import by_name
+from trainer.engine.optim.schedules import by_name
 
 
 class GradNorm:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from logger.figures import WRONG
 from logger.image_grid import image_grid, is_images
-from trainer.engine.class_outputs import ClassCallback, Scores, class_names, tag
+from trainer.engine.evaluation.class_outputs import ClassCallback, Scores, class_names, tag
 from utils.process import group
 
 COLUMNS = 6

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from logger import figures
-from trainer.engine.class_outputs import ClassCallback, Scores, class_names, tag
+from trainer.engine.evaluation.class_outputs import ClassCallback, Scores, class_names, tag
 from utils.process import group
 
 THRESHOLDS = 200

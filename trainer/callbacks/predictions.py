@@ -7,7 +7,7 @@ from torch import Tensor
 
 from logger.figures import RIGHT, WRONG
 from logger.image_grid import image_grid, is_images
-from trainer.engine.class_outputs import ClassCallback, Scores, class_names, tag
+from trainer.engine.evaluation.class_outputs import ClassCallback, Scores, class_names, tag
 
 COLUMNS = 6
 SHOWN = 12  # characters of a class's name

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
-from trainer.engine.averaged_weights import AveragedWeights
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.evaluation.averaged_weights import AveragedWeights
 from trainer.parallel import buffers
 from utils.errors import UsageError
 from utils.process.watchdog import heartbeat

@@ -11,8 +11,8 @@ from torch import nn
 
 from logger.console import log
 from trainer.checkpoint.files import FORMAT, PROGRESS, RAW_MODEL, SHARDS
-from trainer.engine.memory_format import match_layout
-from trainer.engine.schedules import by_name
+from trainer.engine.optim.schedules import by_name
+from trainer.engine.speed.memory_format import match_layout
 from utils.errors import UsageError
 from utils.tensors import unwrap
 

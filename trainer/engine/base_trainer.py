@@ -13,16 +13,19 @@ from logger.default_writers import default_writers
 from logger.reporter import Reporter
 from logger.writer import Writer
 from trainer.checkpoint.saving import Saving
-from trainer.engine import compilation, ending, evaluation, model_table, replay
+from trainer.engine.commands import replay
 from trainer.engine.due import Due
+from trainer.engine.evaluation import evaluation
 from trainer.engine.loss import Loss
-from trainer.engine.memory_format import MemoryFormat
 from trainer.engine.metrics import Metrics, Sums, means
 from trainer.engine.monitor import Monitor
 from trainer.engine.nonfinite import FiniteCheck, NonFinite
+from trainer.engine.optim.schedules import Schedule, by_name, hyperparameters, total_steps
 from trainer.engine.out_of_memory import OutOfMemory
-from trainer.engine.schedules import Schedule, by_name, hyperparameters, total_steps
+from trainer.engine.speed import compilation
+from trainer.engine.speed.memory_format import MemoryFormat
 from trainer.engine.step import Step
+from trainer.engine.summary import ending, model_table
 from trainer.engine.timing import Clock
 from trainer.engine.train_mode import TrainMode
 from trainer.engine.training_checks import SkippedUpdates, Untrained

@@ -13,9 +13,9 @@ from torch.nn.parameter import is_lazy
 from logger import console
 from logger.console import log
 from trainer.checkpoint import files, init_from
-from trainer.engine import backends, compilation
-from trainer.engine.model_table import class_name
-from trainer.engine.schedules import by_name
+from trainer.engine.optim.schedules import by_name
+from trainer.engine.speed import backends, compilation
+from trainer.engine.summary.model_table import class_name
 from trainer.parallel import strategy
 from utils.config import names
 from utils.errors import UsageError

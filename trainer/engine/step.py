@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from logger.console import log
-from trainer.engine import kernels
 from trainer.engine.loss import Loss, Weight
-from trainer.engine.memory_format import MemoryFormat
 from trainer.engine.metrics import Metrics, Sums
 from trainer.engine.nonfinite import FiniteCheck, NonFinite
+from trainer.engine.speed import kernels
+from trainer.engine.speed.memory_format import MemoryFormat
 from trainer.engine.timing import Clock
 from trainer.engine.training_checks import SkippedUpdates
 from trainer.parallel import Strategy

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from logger.console import log
 from trainer.engine import setup
-from trainer.engine.kinds import kind_of
+from trainer.engine.evaluation.kinds import kind_of
 from trainer.engine.outputs import main_output
 from trainer.export import exported, formats
 from trainer.export.formats import Format

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from trainer.engine.kinds import Name, task_of
+from trainer.engine.evaluation.kinds import Name, task_of
 from utils.config.files import did_you_mean, nearest
 from utils.errors import UsageError
 

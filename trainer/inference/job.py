@@ -16,7 +16,7 @@ from torch import Tensor
 from logger.console import log
 from logger.progress_bar import ProgressBar
 from trainer.engine import setup
-from trainer.engine.kinds import average, task_of
+from trainer.engine.evaluation.kinds import average, task_of
 from trainer.inference import members, weights
 from trainer.inference.columns import Columns
 from trainer.inference.journal import Journal

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trainer.engine import setup, test_report
-from trainer.engine.evaluator import predictor
-from trainer.engine.kinds import Kind, kind_of, probabilities
+from trainer.engine import setup
+from trainer.engine.evaluation import test_report
+from trainer.engine.evaluation.evaluator import predictor
+from trainer.engine.evaluation.kinds import Kind, kind_of, probabilities
 from trainer.engine.outputs import main_output
 from utils.errors import UsageError
 from utils.run_folder import find_checkpoint, is_exported

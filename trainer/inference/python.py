@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint.load import load_model
-from trainer.engine import test_report
-from trainer.engine.kinds import Name, kind_of, probabilities
+from trainer.engine.evaluation import test_report
+from trainer.engine.evaluation.kinds import Name, kind_of, probabilities
 from trainer.engine.outputs import main_output
 from trainer.inference.columns import Columns
 from trainer.inference.members import Member, Source, configure, unlabeled_loader

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from trainer.engine import kernels
+from trainer.engine.speed import kernels
 from trainer.parallel import buffers
 from utils.process.group import world_size
 from utils.tensors import unwrap

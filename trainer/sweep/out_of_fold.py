@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.checkpoint.load import weights_of
-from trainer.engine import setup, test_report
-from trainer.engine.evaluator import evaluator, set_options
-from trainer.engine.kinds import kind_of, probabilities
+from trainer.engine import setup
+from trainer.engine.evaluation import test_report
+from trainer.engine.evaluation.evaluator import evaluator, set_options
+from trainer.engine.evaluation.kinds import kind_of, probabilities
+from trainer.engine.evaluation.samples import Collector
 from trainer.engine.metrics import Sums
-from trainer.engine.samples import Collector
 from trainer.inference.columns import Columns
 from utils.errors import UsageError
 from utils.files import write_atomic

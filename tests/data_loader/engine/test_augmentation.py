@@ -26,7 +26,7 @@ from tests.data_loader.batches import first, whole
 from tests.tiny import CONFIG, Tiny, tiny
 from tests.trainer.checkpoint.harness import House, at_step, die, same_end
 from tests.trainer.checkpoint.harness import config as killed_config
-from trainer.engine import check
+from trainer.engine.commands import check
 from utils.config import load
 from utils.errors import SampleError, UsageError
 from utils.seed import mix

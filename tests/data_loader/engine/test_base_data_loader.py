@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 import data_loader
 from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
-from data_loader.engine.images import ImageTensors, Normalize
+from data_loader.engine.images.in_memory import ImageTensors, Normalize
 from data_loader.transforms import RandomAffine, RandomCropFlip
 from tests.tiny import tiny
 from utils import tensors

@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts, labels_of
-from data_loader.engine.images import ImageTensors
+from data_loader.engine.images.in_memory import ImageTensors
 from data_loader.engine.sampler import Draws, Permutation
 from data_loader.transforms import RandomAffine
 from utils.errors import UsageError

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset, default_collate, random_split
 
 from data_loader import BaseDataLoader
-from data_loader.engine.images import ImageTensors
+from data_loader.engine.images.in_memory import ImageTensors
 from data_loader.transforms import RandomAffine
 from utils.errors import SampleError, UsageError
 

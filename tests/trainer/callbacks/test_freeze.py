@@ -11,7 +11,7 @@ import model.model
 from tests.tiny import Tiny, tiny
 from tests.trainer.checkpoint.harness import House, at_step, config, die, same_end
 from trainer.checkpoint import files, state
-from trainer.engine import replay
+from trainer.engine.commands import replay
 from utils.errors import UsageError
 
 __all__ = ["tiny"]

@@ -22,8 +22,8 @@ from tests.trainer.checkpoint.harness import (
 )
 from trainer.checkpoint import files as checkpoint
 from trainer.checkpoint import writer
-from trainer.engine import kernels
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.speed import kernels
 from trainer.gan_trainer import GANTrainer
 from trainer.trainer import Trainer
 

@@ -50,7 +50,7 @@ SPECS = {
 
 def offer_columns() -> None:
     """A patch: the data sets list what they need for the options above."""
-    from data_loader.engine.images import ImageTensors
+    from data_loader.engine.images.in_memory import ImageTensors
     from tests.trainer.checkpoint.harness import Drawing
 
     Drawing.labels = property(lambda self: [i % 10 for i in range(200)])  # type: ignore[attr-defined]

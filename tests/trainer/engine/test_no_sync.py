@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.tiny import tiny
 from trainer.engine import metrics, setup
-from trainer.engine.optimizers import build_optimizer
-from trainer.engine.schedules import build_lr_scheduler
+from trainer.engine.optim.optimizers import build_optimizer
+from trainer.engine.optim.schedules import build_lr_scheduler
 from trainer.trainer import Trainer
 
 __all__ = ["tiny"]

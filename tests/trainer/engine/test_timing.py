@@ -7,7 +7,7 @@ import torch
 
 from tests.tiny import tiny
 from trainer.checkpoint import resume
-from trainer.engine import kernels
+from trainer.engine.speed import kernels
 from trainer.engine.timing import Advisor, Clock
 
 __all__ = ["tiny"]

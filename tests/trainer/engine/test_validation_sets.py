@@ -11,7 +11,7 @@ import data_loader.data_loaders
 import train
 from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader, read_digits
-from data_loader.engine.images import ImageTensors
+from data_loader.engine.images.in_memory import ImageTensors
 from tests.tiny import CONFIG, Tiny, tiny
 from utils.config import ConfigError, load
 from utils.errors import Stopped, UsageError

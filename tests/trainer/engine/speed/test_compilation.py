@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.tiny import CONFIG, tiny
-from trainer.engine import compilation
-from trainer.engine.compilation import Compiler
+from trainer.engine.speed import compilation
+from trainer.engine.speed.compilation import Compiler
 from utils import config as configs
 from utils.errors import Stopped, UsageError
 

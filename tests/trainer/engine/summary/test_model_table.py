@@ -9,9 +9,9 @@ import model.model
 from model.text import GPT, TextTransformer
 from model.vision import SmallResNet
 from tests.tiny import tiny
-from trainer.engine import model_table
-from trainer.engine.flops import FlopCounter
-from trainer.engine.model_table import Traced, table
+from trainer.engine.summary import model_table
+from trainer.engine.summary.flops import FlopCounter
+from trainer.engine.summary.model_table import Traced, table
 
 __all__ = ["tiny"]
 
@@ -160,7 +160,7 @@ def test_a_model_that_does_not_take_one_sample(tiny, monkeypatch):
 
 
 def test_a_replay_does_not_show_it_again(tiny, capsys):
-    from trainer.engine import replay
+    from trainer.engine.commands import replay
 
     tiny.train()
     trainer = tiny.build()

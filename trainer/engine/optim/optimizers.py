@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from trainer.engine import groups, kernels
-from trainer.engine.groups import Named
+from trainer.engine.optim import groups
+from trainer.engine.optim.groups import Named
+from trainer.engine.speed import kernels
 from trainer.parallel import strategy
 from utils.errors import UsageError
 

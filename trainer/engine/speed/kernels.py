@@ -21,4 +21,4 @@ def fast_optimizer(optimizer: type) -> type:
 
 
 with contextlib.suppress(ImportError, AttributeError):
-    from trainer.engine.torch_internals import backward, fast_optimizer, total_norm  # type: ignore[assignment] # noqa: F401
+    from trainer.engine.speed.torch_internals import backward, fast_optimizer, total_norm  # type: ignore[assignment] # noqa: F401

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from data_loader.engine.augmentation import Augmented, InOrder, OfBatches, Transform, normalize_in, of_image
 from data_loader.engine.changes import log
-from data_loader.engine.decode import ImageFile, pixels, resize
+from data_loader.engine.images.decode import ImageFile, pixels, resize
 from utils.errors import UsageError
 from utils.seed import sample_keys
 from utils.tensors import to_device

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logger.console import log
-from trainer.engine.kinds import Kind, kind_of, probabilities, task_of
+from trainer.engine.evaluation.kinds import Kind, kind_of, probabilities, task_of
 from trainer.engine.outputs import main_output
 from utils.errors import Stopped, UsageError
 from utils.process import group

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.engine.kinds import average, kind_of, probabilities
+from trainer.engine.evaluation.kinds import average, kind_of, probabilities
 from utils.errors import UsageError
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])

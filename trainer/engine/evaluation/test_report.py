@@ -8,7 +8,7 @@ from logger.console import log
 from logger.metrics_jsonl import FILE_NAME, MetricsJsonl
 from logger.writer import RunInfo
 from trainer.checkpoint import files, state
-from trainer.engine import samples
+from trainer.engine.evaluation import samples
 from utils.config import Config
 from utils.config import load as load_config
 from utils.errors import Stopped

@@ -10,7 +10,7 @@ from torch import nn
 import model.model
 from tests.tiny import Tiny, tiny
 from tests.trainer.checkpoint.harness import House, at_step, config, die, same_end
-from trainer.engine import groups
+from trainer.engine.optim import groups
 from utils import config as configs
 from utils.errors import UsageError
 

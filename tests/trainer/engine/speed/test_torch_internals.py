@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _use_grad_for_differentiable, register_optimizer_step_post_hook
 
-from trainer.engine import torch_internals
+from trainer.engine.speed import torch_internals
 
 ROOT = Path(__file__).resolve().parents[3]
 

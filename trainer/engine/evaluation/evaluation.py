@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from trainer.engine.metrics import Sums
-from trainer.engine.schedules import by_name
+from trainer.engine.optim.schedules import by_name
 from utils.errors import Stopped
 from utils.process import group
 from utils.process.watchdog import heartbeat

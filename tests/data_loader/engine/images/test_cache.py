@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from data_loader.engine import cache
-from data_loader.engine.cache import CachedImage, build
-from data_loader.engine.decode import ImageFile, crop, pixels
+from data_loader.engine.images import cache
+from data_loader.engine.images.cache import CachedImage, build
+from data_loader.engine.images.decode import ImageFile, crop, pixels
 from data_loader.transforms import RandomResizedCrop
 from data_loader.vision import ImageFolderDataLoader
 from tests.data_loader.batches import first, whole
@@ -139,8 +139,8 @@ def test_a_folder_of_its_own(photos: Path, tmp_path: Path) -> None:
 BUILD = """
 import sys
 from pathlib import Path
-from data_loader.engine import cache
-from data_loader.engine.cache import build
+from data_loader.engine.images import cache
+from data_loader.engine.images.cache import build
 write = cache._write
 def slowly(paths, short, path):
     print("writing", flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_loader.engine.changes import log
-from data_loader.engine.plain_text import decoded, shown
+from data_loader.engine.texts.plain_text import decoded, shown
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 

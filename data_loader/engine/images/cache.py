@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_loader.engine.changes import log
-from data_loader.engine.decode import Box, ImageFile, resize, scaled
+from data_loader.engine.images.decode import Box, ImageFile, resize, scaled
 from utils.errors import DataError
 from utils.files import sync_folder
 

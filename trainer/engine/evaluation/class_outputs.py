@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.engine.kinds import Name, kind_of, probabilities
+from trainer.engine.evaluation.kinds import Name, kind_of, probabilities
 from trainer.engine.outputs import main_output
 from utils.errors import UsageError
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from logger.console import log
-from trainer.engine.flops import FlopCounter
-from trainer.engine.schedules import by_name
+from trainer.engine.optim.schedules import by_name
+from trainer.engine.summary.flops import FlopCounter
 from utils.tensors import count_parameters, each_tensor, unwrap
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny import CONFIG
-from trainer.engine import backends
+from trainer.engine.speed import backends
 from utils import config as configs
 
 GPU = torch.device("cuda", 0)

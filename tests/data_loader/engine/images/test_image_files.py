@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_loader.engine.image_files import Folders, find_class_folders, place
+from data_loader.engine.images.image_files import Folders, find_class_folders, place
 from utils.errors import DataError, UsageError
 
 

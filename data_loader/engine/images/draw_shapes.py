@@ -1,6 +1,6 @@
 """Draws images of shapes on a noisy background, and their masks: data for config/segmentation.yaml.
 
-    python -m data_loader.engine.draw_shapes data/shapes
+    python -m data_loader.engine.images.draw_shapes data/shapes
 
 Classes: 0 background, 1 disk, 2 square, 3 triangle. The edges of shapes are 255, which is ignored, in the masks.
 """

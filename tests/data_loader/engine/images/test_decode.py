@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from data_loader.engine.decode import ImageFile, crop, pixels
+from data_loader.engine.images.decode import ImageFile, crop, pixels
 from data_loader.transforms import CenterCrop
 
 NOISE = np.random.default_rng(0)
@@ -92,7 +92,7 @@ def test_upright(orientation: int, suffix: str, tmp_path: Path) -> None:
     exif[0x0112] = orientation
     path = tmp_path / f"1.{suffix}"
     turned = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}.get(orientation)  # the inverse of what it is turned by
-    from data_loader.engine.decode import TURNS
+    from data_loader.engine.images.decode import TURNS
 
     stored = Image.fromarray(picture)
     stored = stored.transpose(TURNS[turned]) if turned else stored

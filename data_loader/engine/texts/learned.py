@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_loader.engine.plain_text import by_number, shown
+from data_loader.engine.texts.plain_text import by_number, shown
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError
 

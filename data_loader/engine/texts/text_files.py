@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_loader.engine.plain_text import decoded
+from data_loader.engine.texts.plain_text import decoded
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 

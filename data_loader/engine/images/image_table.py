@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
-from data_loader.engine.image_files import TEST, TRAIN, VALID, Sample, counts, is_image, normal
+from data_loader.engine.images.image_files import TEST, TRAIN, VALID, Sample, counts, is_image, normal
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 

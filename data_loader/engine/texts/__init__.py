@@ -1,0 +1,1 @@
+"""Tables and texts: reading their files, tokens, and what is learned from the training part."""

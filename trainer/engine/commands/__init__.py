@@ -1,0 +1,1 @@
+"""What `--check`, `--replay` and find.py do."""

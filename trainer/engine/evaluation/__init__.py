@@ -1,0 +1,1 @@
+"""Evaluations: passes over a data set, and what is kept of them."""

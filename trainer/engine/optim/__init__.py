@@ -1,0 +1,1 @@
+"""Builds optimizers, parameter groups and schedules."""

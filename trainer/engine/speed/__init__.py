@@ -1,0 +1,1 @@
+"""What makes a step fast: kernels, memory format, torch.compile, shortcuts through torch."""

@@ -1,0 +1,1 @@
+"""What a run says at its start and at its end."""
