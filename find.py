@@ -5,7 +5,6 @@ if matplotlib is installed, as a plot (.png). It trains nothing that is kept.
 """
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,11 +121,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if not 0 < args.low < args.high or args.steps < 10:
         parser.error(f"got --low {args.low:g} --high {args.high:g} --steps {args.steps}; give 0 < low < high, 10 steps")
+    files, keys = cli.files_and_keys(args.config)
+    cli.check_keys(parser, args.overrides)
 
     from utils import config as configs
 
-    keys = [word for word in args.config if "=" in word and not os.path.exists(word)]
-    config = configs.load([file for file in args.config if file not in keys], [*keys, *args.overrides])
+    config = configs.load(files, [*keys, *args.overrides])
     config.run.n_gpu = min(1, 1 if config.run.n_gpu == "auto" else config.run.n_gpu)
     config.check()  # imports torch
 

@@ -26,18 +26,11 @@ LEFT_OUT = [
     "tests/test_imports.py", "tests/test_new_project.py", "tests/test_readme.py", "tests/test_setup.py",
     "tests/test_template.py",
     "tests/contracts/test_deletion.py", "tests/contracts/test_mutations.py", "tests/contracts/test_shipped_configs.py",
-    "tests/contracts/test_structure.py",
+    "tests/contracts/test_newcomers_configs.py", "tests/contracts/test_structure.py",
 ]  # fmt: skip
 ONLY_FULL = [".ci/*", "benchmarks/*", "config/*", "tests/*"]
 BUT = ["config/digits.yaml", "config/schema.json", "tests/conftest.py", "tests/test_smoke.py"]
-YOURS = [
-    "data_loader",
-    "model",
-    "trainer",
-    "trainer/callbacks",
-]  # the files in them, and their tests, not their folders
-
-ENGINE = ["/engine/", "/checkpoint/", "/parallel/"]  # a test that needs these tests stays behind with them
+YOURS = ["data_loader", "model", "trainer", "trainer/callbacks"]  # the files in them, not their folders
 
 # Sections of README.md that stay behind, by how they start
 NOT_IN_MANUAL = ("## Coming from ", "## Measured")
@@ -60,9 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "folder", help="the new project's folder, empty or not yet there; its last part names the project"
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--full", action="store_true", help="copy all configs, all tests and the benchmarks too")
-    size.add_argument("--minimal", action="store_true", help="the default")
+    parser.add_argument("--full", action="store_true", help="copy all configs, all tests and the benchmarks too")
+    parser.add_argument("--minimal", action="store_true", help=argparse.SUPPRESS)  # the default, once an option
     args = parser.parse_args(argv)
 
     target = Path(os.path.abspath(args.folder))
@@ -132,19 +124,24 @@ def wanted(full: bool) -> list[str]:
         names = [Path(path).name for path in left_out if path.startswith(("config/", "benchmarks/"))]
         tests = {path for path in files if of_yours(path, files)}
         tests = {path for path in tests if not any(name in read(path) for name in names)}
-        tests = {path for path in tests if not any(room in name for name in helpers({path}, files) for room in ENGINE)}
+        # One that imports from tests of engine stays with those
+        tests = {path for path in tests if all(folder_of(name) in ["", *YOURS] for name in helpers({path}, files))}
         left_out -= tests
         left_out -= helpers(tests, files)
     return [path for path in files if path not in left_out]
 
 
 def of_yours(test: str, files: list[str]) -> bool:
-    """Whether it is a test of a file that people edit: tests/model/test_loss.py, as there is a model/loss.py."""
-    folder, _, name = test.removeprefix("tests/").rpartition("/")
+    """Is it a test of a file that people edit? tests/model/test_loss.py is, because there is a model/loss.py."""
+    folder, name = folder_of(test), test.rpartition("/")[2]
     if not test.startswith("tests/") or folder not in YOURS or not name.startswith("test_"):
         return False
-    tested = name.removeprefix("test_")
-    return f"{folder}/{tested}" in files
+    return f"{folder}/{name.removeprefix('test_')}" in files
+
+
+def folder_of(test: str) -> str:
+    """The folder whose code it tests; empty for a file at the top of tests/."""
+    return test.removeprefix("tests/").rpartition("/")[0]
 
 
 def helpers(tests: set[str], files: list[str]) -> set[str]:

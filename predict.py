@@ -16,7 +16,8 @@ EXAMPLES = """\
   predict.py -r saved/digits/RUN --data scans/                    id and label of each image, in predictions.csv
   predict.py -r RUN --data test.csv --columns PassengerId,Survived=label --out submission.csv
   predict.py -r RUN1 RUN2 RUN3 --data test/ --prob --tta hflip    the average of three runs and of mirror images
-  predict.py -r RUN --data 'What a film!'                         one sentence"""
+  predict.py -r RUN --data 'What a film!'                         one sentence
+  predict.py -r RUN --data photos/ --out masks                    segmentation: a mask of each image"""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -25,13 +26,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
     add = parser.add_argument
     add("--data", nargs="+", required=True, metavar="PATH", help="files, folders, a table, or texts; without targets")
-    add("--out", type=Path, default=Path("predictions.csv"), metavar="FILE", help="the table (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="the table (default: predictions.csv); for masks, their folder "
+        "(default: predictions)")  # fmt: skip
     add("--columns", type=names, metavar="A,B", help="its columns: id, label, index, prob, a class, one of the input "
         "table; HEADER=COLUMN names one (default: id,label)")  # fmt: skip
     add("--prob", action="store_true", help="add the probability of each class")
     add("--average", choices=("prob", "logit"), default="prob", help="what is averaged (default: %(default)s)")
     add("--weights", metavar="2,1|auto", help="how much each run counts; auto: by the validation data")
     add("--tta", type=names, default=[], metavar="A,B", help="average over views: hflip, vflip, rot90, rot180, rot270")
+    add("--excel", action="store_true", help="mark the table as UTF-8 for Excel, which shows other letters otherwise")
     add("--skip-bad", action="store_true", help="leave out samples that cannot be read, and name them")
 
 
@@ -56,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         weights=args.weights,
         views=args.tta,
         skip_bad=args.skip_bad,
+        for_excel=args.excel,
     )
     with setup.processes(timeout=run.trainer.timeout):
         device = setup.device(sources[0].config, args.devices)

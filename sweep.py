@@ -13,6 +13,7 @@ import train
 from utils.errors import Interrupted, Stopped
 from utils.exit_codes import exit_with
 from utils.sweep import command, report
+from utils.sweep.folder import unusable
 from utils.sweep.process import run_trial
 from utils.sweep.workers import Listed, Source, Workers
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from utils.sweep.table import Table
 
 
-def trial(folder: Path, number: int, devices: str | None, threads: int, parent: int) -> None:
+def trial(folder: Path, number: int, devices: str | None, threads: int, parent: int | None) -> None:
     """The process of one trial."""
     run_trial(train.run, folder, number, devices, threads, parent)
 
@@ -38,14 +39,15 @@ def slots(config: "Config", jobs: int | None, devices: str | None) -> tuple[list
     found = launch.devices("auto" if config.run.n_gpu else 0, devices)[0]
     if found[0].type == "cpu":
         count = jobs or 1
-        # A forked process has imported torch already; with CUDA that is impossible, on other systems it is unsafe
+        # A forked process has imported torch already; on other systems a fork is unsafe
         start = "fork" if sys.platform == "linux" else "spawn"
         return [devices] * count, max(1, threads // count), start
     each = len(found) if config.run.n_gpu == "auto" else min(config.run.n_gpu or 1, len(found))
     names = [
         ",".join(str(device.index) for device in found[i : i + each]) for i in range(0, len(found) - each + 1, each)
     ]
-    return [names[i % len(names)] for i in range(jobs or len(names))], threads, "spawn"
+    start = "forkserver" if sys.platform == "linux" else "spawn"  # this process may have used CUDA, so not "fork"
+    return [names[i % len(names)] for i in range(jobs or len(names))], threads, start
 
 
 def out_of_fold(plan: command.Plan, table: "Table", devices: str | None) -> dict[str, Any] | None:
@@ -55,18 +57,23 @@ def out_of_fold(plan: command.Plan, table: "Table", devices: str | None) -> dict
     if not runs:
         return None
     from trainer.engine import setup
-    from trainer.sweep import out_of_fold
+    from trainer.inference import out_of_fold
 
+    if (found := out_of_fold.known(plan.sweep.folder, runs)) is not None:
+        return found
     with setup.processes(verbosity=0):
         return out_of_fold.write(plan.sweep.folder, runs, count, setup.device(plan.config, devices))
 
 
 def results(plan: command.Plan, source: Source, args: "argparse.Namespace") -> int:
     """Write and print what the sweep came to; returns the exit code."""
-    table = report.write(plan.sweep, source.elsewhere())
-    folds = out_of_fold(plan, table, args.devices)
+    try:
+        table = report.write(plan.sweep, source.elsewhere())
+    except OSError as e:
+        raise unusable(plan.sweep, e.strerror or str(e)) from e
+    folds, drawn = out_of_fold(plan, table, args.devices), report.plots(plan.sweep, table)
     failed = [t for t in table.trials if t.state == "failed"]
-    print(report.as_json(plan.sweep, table, folds) if args.json else report.as_text(plan.sweep, table, folds))
+    print(report.as_json(plan.sweep, table, folds) if args.json else report.as_text(plan.sweep, table, folds, drawn))
     if failed:
         raise Stopped(
             f"{len(failed)} of {len(table.trials)} trials failed; the first, trial {failed[0].number}: "

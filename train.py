@@ -84,7 +84,7 @@ def run(
 
     if (count := launch.needed(config.run.n_gpu, devices)) > 1:
         return processes.start_run(count, __file__, config, folder, devices)
-    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout):
+    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout), config.located():
         trainer = build(config, folder, devices)
         try:
             if resume.start(trainer):
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         return processes.start(count, __file__, sys.argv[1:] if argv is None else argv).exit_code
     if not args.check and args.replay is None:
         return run(config, folder, args.devices).exit_code
-    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout):
+    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout), config.located():
         if args.replay is not None:
             replay.replay(build(config, folder, args.devices), args.replay)
         else:

@@ -51,6 +51,7 @@ def gallery(folder: Path) -> dict[str, dict[str, Any]]:
     write_texts(folder)
     write_sounds(folder / "sounds")
     write_shapes(folder / "shapes")
+    signals = write_signals(folder)
     return {
         "MnistModel": {"arch": "MnistModel", "data_loader": mnist, "loss": "nll_loss"},
         "MLP": {"arch": {"type": "MLP", "args": {"in_features": 64}}, "data_loader": digits},
@@ -80,6 +81,7 @@ def gallery(folder: Path) -> dict[str, dict[str, Any]]:
             "arch": {"type": "AudioCNN", "args": {"n_mels": 40, "widths": [16, 32, 64]}},
             "data_loader": {"type": "AudioDataLoader", "args": sounds},
         },
+        "CNN1d": {"arch": "CNN1d", "data_loader": {"type": "ArrayDataLoader", "args": signals}},
         "GAN": {
             "arch": {"type": "GAN", "args": {"width": 16}},
             "data_loader": mnist,
@@ -129,6 +131,17 @@ def write_sounds(folder: Path) -> None:
             with wave.open(str(path), "wb") as file:
                 file.setparams((1, 2, 8000, len(samples), "NONE", ""))
                 file.writeframes(samples.tobytes())
+
+
+def write_signals(folder: Path) -> dict[str, Any]:
+    """The arguments of their loader."""
+    numbers = np.random.default_rng(0)
+    parts = {"": 64, "test_": 48}
+    for part, n in parts.items():
+        np.save(folder / f"{part}signals.npy", numbers.normal(size=(n, 1, 100)).astype(np.float32))
+        np.save(folder / f"{part}classes.npy", np.arange(n) % 2)
+    files = {f"{part}inputs": f"{folder}/{part}signals.npy" for part in parts}
+    return files | {f"{part}targets": f"{folder}/{part}classes.npy" for part in parts} | {"batch_size": 16}
 
 
 def write_shapes(folder: Path) -> None:

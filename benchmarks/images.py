@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from benchmarks.input import rate, take_turns
-from data_loader.vision import IMAGENET_MEAN, IMAGENET_STD, ImageFolderDataLoader
+from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD
+from data_loader.vision import ImageFolderDataLoader
 from trainer.engine.speed import backends
 
 BATCH, SIDE, SIZE = 64, 256, 224
@@ -85,8 +86,8 @@ def megabytes(folder: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--files", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--files", type=int, default=512)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder:

@@ -3,8 +3,9 @@
     python -m benchmarks.sweep
 
 Seeds 1 to 5 of config/digits.yaml, and a random search (extra `sweep`) of as many trials, without TensorBoard. By hand,
-each run is a process that begins with importing torch. A trial of a sweep is forked from one that has done so; `spawn`
-is what a sweep does where that is impossible, on GPUs say. All take turns; one thread each.
+each run is a process that begins with importing torch. A trial of a sweep is forked from one that has done so: from
+sweep.py itself, or on GPUs from a fork server. `spawn` is what a sweep does on Windows and macOS. All take turns; one
+thread each.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = str(ROOT / "config/digits.yaml")
 SPACE = "space: {optimizer.args.lr: {float: [1e-3, 1e-2], log: true}}\nsampler: random\n"
-SPAWN = """
+STARTED = """
 import sweep
 from utils.exit_codes import exit_with
 slots = sweep.slots
-sweep.slots = lambda *args: (*slots(*args)[:2], "spawn")
+sweep.slots = lambda *args: (*slots(*args)[:2], "START")
 if __name__ == "__main__":
     exit_with(sweep.main)
 """
@@ -55,7 +56,8 @@ def main() -> None:
         "by hand": hand,
         "seeds": [[script, *seeds]],
         "search": [[script, "-c", CONFIG, *trainer, "-s", "space.yaml", "--trials", n]],
-        "spawn": [["-c", SPAWN, *seeds]],
+        "forkserver": [["-c", STARTED.replace("START", "forkserver"), *seeds]],
+        "spawn": [["-c", STARTED.replace("START", "spawn"), *seeds]],
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds):
@@ -63,7 +65,7 @@ def main() -> None:
             times[name].append(timed(*commands))
     for name, taken in times.items():
         ratio = statistics.median(a / b for a, b in zip(taken, times["by hand"], strict=True))
-        print(f"{name:8} {statistics.median(taken):6.2f} s   {ratio:.3f} of the time by hand")
+        print(f"{name:10} {statistics.median(taken):6.2f} s   {ratio:.3f} of the time by hand")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m benchmarks.transfer [--data-dir data/hymenoptera_data] [--weights FILE] [--seeds 1 2 3]
 
-Each is config/ants_bees.yaml with a few keys changed, trained by train.py and tested once by test.py. Without
---weights, timm downloads them.
+Each is config/ants_bees.yaml with a few keys changed, trained on all training images by train.py and tested once by
+test.py. Without --weights, timm downloads them.
 """
 
 import argparse
@@ -17,18 +17,30 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ALL_IMAGES = ["data_loader.args.fold=null", "data_loader.args.folds=null"]  # none held out
 VARIANTS = {
-    "frozen backbone": ["callbacks=[{type: Freeze, args: {freeze: ['*'], but_not: [classifier]}}]"],
+    "frozen backbone": [
+        "callbacks=[{type: Freeze, args: {freeze: ['*'], but_not: [classifier]}}]",
+        "optimizer.groups=[{match: classifier, lr: 3e-3}]", "data_loader.args.min_area=0.5",
+    ],
     "fine-tuned": [],
     "from scratch": [
-        "arch.args.pretrained=false", "callbacks=[]", "optimizer={type: AdamW, args: {lr: 1e-3, weight_decay: 0.05}}",
+        "arch.args.pretrained=false", "callbacks=[]",
+        "optimizer={type: AdamW, args: {lr: 1e-3, weight_decay: 0.05}}",
     ],
 }  # fmt: skip
 
 
 def accuracy(variant: str, seed: int, overrides: list[str], weights: str | None, folder: str) -> tuple[float, float]:
     """(test accuracy, seconds of training with startup) of one run."""
-    keys = [*overrides, *VARIANTS[variant], f"seed={seed}", f"trainer.save_dir={folder}", "trainer.tensorboard=false"]
+    keys = [
+        *ALL_IMAGES,
+        *overrides,
+        *VARIANTS[variant],
+        f"seed={seed}",
+        f"trainer.save_dir={folder}",
+        "trainer.tensorboard=false",
+    ]
     if weights and variant != "from scratch":
         keys.append(f"init_from={weights}")
     run = Path(folder, "ants_bees", f"{variant.replace(' ', '-')}-{seed}")

@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
-from data_loader.engine.facts import class_facts
-from data_loader.engine.texts.learned import learn_scale
+from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.learned import Scale, learn_scale, learned_before, training_samples
+from data_loader.engine.paths import place
 from data_loader.engine.texts.plain_text import by_number, shown
+from data_loader.engine.unlabeled import Unlabeled
 from utils.errors import DataError, UsageError
 
 
@@ -28,6 +30,7 @@ class ArrayDataLoader(BaseDataLoader):
         to 100,000 training rows, not of those that validate, and saved as facts.
     class_names: of targets 0, 1, 2, ... (default: these numbers).
     facts: those of the training data, for testing: nothing is learned then.
+    predict: .npy files of inputs, or folders of them, for predict.py.
     """
 
     def __init__(
@@ -43,98 +46,117 @@ class ArrayDataLoader(BaseDataLoader):
         standardize: bool = False,
         class_names: list[str] | None = None,
         facts: dict[str, Any] | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
-        if not training:
-            if test_inputs is None or test_targets is None:
-                raise UsageError("data_loader: there is no test data; set test_inputs and test_targets to its files")
-            inputs, targets = test_inputs, test_targets
+        if not training and predict is None and (test_inputs is None or test_targets is None):
+            raise UsageError("data_loader: there is no test data; set test_inputs and test_targets to its files")
         if (valid_inputs is None) != (valid_targets is None):
             raise UsageError("data_loader: give both valid_inputs and valid_targets, or none of the two")
-        rows, valid = ArrayRows(inputs, targets), None
-        if training and valid_inputs is not None and valid_targets is not None:
-            valid = ArrayRows(valid_inputs, valid_targets)
+        valid = None
+        if predict is not None:
+            rows = ArrayRows(predict, None)
+            self.unlabeled = Unlabeled(range(len(rows)), [], {})
+        elif training:
+            rows = ArrayRows([inputs], [targets])
+            if valid_inputs is not None and valid_targets is not None:
+                valid = ArrayRows([valid_inputs], [valid_targets])
+        else:
+            rows = ArrayRows([str(test_inputs)], [str(test_targets)])
         super().__init__(rows, batch_size, valid_dataset=valid, **kwargs)
-        fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
-        learned = (facts or {}).get("arrays")
+        learned = learned_before(facts, "arrays", training or not (standardize or rows.has_classes))
         if learned is None:
-            if not training and standardize:
-                raise UsageError(
-                    "data_loader: test rows are standardized by what was learned of the training rows, which is "
-                    "missing; give facts=loader.facts of the training loader (test.py takes them from the checkpoint)"
-                )
-            learned = {"scale": rows.scale(fitted_on) if standardize else None, "classes": None}
+            fitted_on = training_samples(self)
+            scale = learn_scale(rows.inputs.rows, fitted_on, str(rows.inputs)) if standardize else None
+            learned = {"scale": scale, "classes": None}
             if rows.labels is not None:
-                learned["classes"] = class_names or [str(i) for i in range(int(rows.labels[fitted_on].max()) + 1)]
+                learned["classes"] = class_names or rows.classes(fitted_on)
         for part in (rows, valid):
             if part is not None:
-                part.check(learned)
-                part.learned = learned
+                part.read_by(learned)
         self.facts = {"arrays": learned, "in_features": int(np.prod(rows.inputs.shape))}
         if learned["classes"] is not None:
-            labels = None if rows.labels is None or not training else np.asarray(rows.labels[fitted_on], np.int64)
-            self.facts |= class_facts(learned["classes"], None if labels is None else torch.from_numpy(labels))
+            self.facts |= class_facts(learned["classes"])
+            count_classes(self)
         log.info(
-            f"{inputs}: {len(rows):,} rows {list(rows.inputs.shape)} of {rows.inputs.dtype}, "
+            f"{rows.inputs}: {len(rows):,} rows {list(rows.inputs.shape)} of {rows.inputs.dtype}, "
             f"{rows.inputs.bytes / 1e9:.3g} GB in {len(rows.inputs.paths)} files"
         )
 
 
 class ArrayRows(Dataset):
-    """Rows of mapped files; whole batches are read at once."""
+    """Rows of mapped files; whole batches are read at once. `read_by` comes first."""
 
     uses_sample_keys = True
 
-    def __init__(self, inputs: str, targets: str):
-        self.inputs, self.targets = MappedFiles(inputs), MappedFiles(targets)
-        if len(self.inputs) != len(self.targets):
+    def __init__(self, inputs: Sequence[str], targets: Sequence[str] | None):
+        """targets: None: each is 0, and of no use."""
+        self.inputs, self.targets = MappedFiles(inputs), None if targets is None else MappedFiles(targets)
+        if self.targets is not None and len(self.inputs) != len(self.targets):
             raise DataError(
-                f"{inputs} has {len(self.inputs):,} rows and {targets} {len(self.targets):,}; give files with a target "
-                f"for each row of the inputs"
+                f"{self.inputs} has {len(self.inputs):,} rows and {self.targets} {len(self.targets):,}; give files "
+                f"with a target for each row of the inputs"
             )
-        self.learned: dict[str, Any] = {"scale": None}
+        self.scale: Scale | None = None
+
+    @property
+    def has_classes(self) -> bool:
+        """Whole numbers, [N] or [N, 1]."""
+        return self.targets is not None and self.targets.dtype.kind in "iub" and self.targets.shape in ((), (1,))
 
     @property
     def labels(self) -> np.ndarray | None:
         """The classes [N], mapped; None if the targets are no classes."""
-        if self.targets.dtype.kind not in "iub" or self.targets.shape:
-            return None
-        return self.targets.whole()
+        return self.targets.whole().reshape(-1) if self.targets is not None and self.has_classes else None
 
-    def check(self, learned: dict[str, Any]) -> None:
-        """Raise DataError for a class that the training rows do not have, and inputs of another shape."""
-        labels, classes = self.labels, learned["classes"]
-        if (labels is None) != (classes is None):
+    def classes(self, rows: np.ndarray) -> list[str]:
+        """0, 1, 2, ... up to the largest class that these rows have."""
+        assert self.labels is not None
+        found = np.unique(self.labels[rows])
+        if len(found) < 2:
+            raise DataError(
+                f"{self.targets}: all training rows are of one class, {found[0]}; there is nothing to learn"
+            )
+        if found[-1] > len(rows):
+            raise DataError(
+                f"{self.targets} has classes up to {found[-1]:,} in {len(rows):,} training rows; number them 0, 1, 2, "
+                f"... (numpy.unique(y, return_inverse=True)), or save numbers to predict as floats"
+            )
+        if found[0] > 0:
+            log.warning(
+                f"{self.targets}: classes are numbered from 0, but the smallest of the training rows is {found[0]}"
+            )
+        return [str(i) for i in range(int(found[-1]) + 1)]
+
+    def read_by(self, learned: dict[str, Any]) -> None:
+        """Read rows by what was learned of the training rows. Raises DataError for a class that these do not have, and
+        inputs of another shape."""
+        labels, classes, scale = self.labels, learned["classes"], learned["scale"]
+        if self.targets is not None and (labels is None) != (classes is None):
             what = "numbers" if labels is None else "classes"
-            raise DataError(f"{self.targets.path} has {what} ({self.targets.dtype}), other than the training data")
-        if labels is not None and ((labels < 0) | (labels >= len(classes))).any():
-            row = int(((labels < 0) | (labels >= len(classes))).argmax())
+            raise DataError(f"{self.targets} has {what} ({self.targets.dtype}), other than the training data")
+        if self.targets is not None and labels is not None and (wrong := (labels < 0) | (labels >= len(classes))).any():
+            row = int(wrong.argmax())
             raise DataError(
                 f"{self.targets.place(row)}: the class {labels[row]}; the {len(classes)} classes of the training rows "
                 f"are {shown(classes)}, numbered from 0. Correct it, or list more class_names"
             )
-        scale = learned["scale"]
         if scale is not None and np.shape(scale["mean"]) != self.inputs.shape:
             raise DataError(
-                f"{self.inputs.path} has rows {list(self.inputs.shape)}, those of the training data are "
+                f"{self.inputs} has rows {list(self.inputs.shape)}, those of the training data are "
                 f"{list(np.shape(scale['mean']))}; give files of one shape"
             )
-
-    def scale(self, rows: np.ndarray) -> dict[str, Any]:
-        try:
-            return learn_scale(self.inputs.rows, rows)
-        except ValueError as e:
-            raise DataError(f"{self.inputs.path}: {e}; correct it, or remove the row") from e
+        self.scale = None if scale is None else Scale(scale)
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         index = np.asarray(indices)
-        inputs, scale = self.inputs.rows(index), self.learned["scale"]
-        if scale is not None:
-            inputs = ((inputs - np.array(scale["mean"])) / np.array(scale["std"])).astype(np.float32)
-        return _tensor(inputs), _tensor(self.targets.rows(index))
+        inputs = self.inputs.rows(index)
+        targets = np.zeros(len(index), np.int64) if self.targets is None else self.targets.rows(index)
+        targets = targets.reshape(-1) if self.has_classes else targets
+        return _tensor(inputs if self.scale is None else self.scale(inputs)), _tensor(targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         inputs, targets = self.__getitems__([index])
@@ -142,17 +164,19 @@ class ArrayRows(Dataset):
 
 
 def _tensor(rows: np.ndarray) -> Tensor:
+    if rows.dtype == np.uint64 and rows.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"it has {rows.max()}, which int64 cannot hold")
     return torch.from_numpy(rows.astype(np.float32 if rows.dtype.kind == "f" else np.int64))
 
 
 class MappedFiles:
-    """A .npy file, or all those in a folder, as one array [N, *shape]. Each process maps them for itself."""
+    """.npy files, and all those in folders, as one array [N, *shape]. Each process maps them for itself."""
 
-    changes_by_itself = ("_maps",)
+    changes_by_itself = ("_maps", "_whole")
 
-    def __init__(self, path: str):
+    def __init__(self, given: Sequence[str]):
         """Raises DataError if a file is missing, cut off, empty, of another dtype or shape, or has no numbers."""
-        self.path, self.paths = path, _npy_files(Path(path))
+        self.given, self.paths = list(given), [path for one in given for path in _npy_files(place(one))]
         headers = [_header(file) for file in self.paths]
         self.shape, self.dtype = headers[0][0][1:], headers[0][1]
         for file, (shape, dtype) in zip(self.paths, headers, strict=True):
@@ -164,10 +188,14 @@ class MappedFiles:
         self.ends = np.cumsum([shape[0] for shape, _ in headers])
         self.bytes = len(self) * self.dtype.itemsize * int(np.prod(self.shape))
         self._maps: dict[int, np.ndarray] = {}  # by the number of the file
+        self._whole: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers: the paths, not what the files hold."""
-        return {**vars(self), "_maps": {}}
+        return {**vars(self), "_maps": {}, "_whole": None}
+
+    def __str__(self) -> str:
+        return shown(self.given)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -186,8 +214,10 @@ class MappedFiles:
 
     def whole(self) -> np.ndarray:
         """All rows: mapped if they are in one file, else in memory."""
-        maps = [self._map(number) for number in range(len(self.paths))]
-        return maps[0] if len(maps) == 1 else np.concatenate(maps)
+        if self._whole is None:
+            maps = [self._map(number) for number in range(len(self.paths))]
+            self._whole = maps[0] if len(maps) == 1 else np.concatenate(maps)
+        return self._whole
 
     def place(self, row: int) -> str:
         number = int(np.searchsorted(self.ends, row, side="right"))

@@ -1,9 +1,9 @@
-"""Audio: WAV and FLAC files of any length, as log-mel spectrograms. They are read by soundfile: make extra NAME=audio.
+"""Audio: WAV, FLAC, MP3 and the like, of any length, as log-mel spectrograms.
 
-Files are read as waveforms; the spectrograms of a batch are computed at once, on the run's device.
+The library soundfile reads them: make extra NAME=audio. Files are read as waveforms; the spectrograms of a batch are
+computed at once, on the run's device.
 """
 
-import csv
 import math
 import re
 from collections.abc import Mapping
@@ -17,16 +17,19 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
+from data_loader.engine.images.image_table import read_table
+from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before
+from data_loader.engine.paths import files_below, place
 from data_loader.engine.unlabeled import unlabeled_files
 from utils.errors import DataError, UsageError
 
-SUFFIXES = (".flac", ".wav")
+SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".wav")
 FOLDERS = r"(?P<part>train|test)/(?P<label>[^/]+)/"
 DRAWS = 4  # numbers in [0, 1) that a pair of masks is made of
 
 
 class AudioDataLoader(BaseDataLoader):
-    """WAV and FLAC files: inputs (log-mel spectrograms float32 [B, 1, n_mels, T], numbers of frames [B]), classes [B].
+    """Audio files: inputs (log-mel spectrograms float32 [B, 1, n_mels, T], numbers of frames [B]), classes [B].
 
     T is that of the longest clip of the batch; the others are followed by zeros. Each clip is normalized by its own
     mean and standard deviation. Several channels are averaged, another sample rate is resampled.
@@ -65,17 +68,17 @@ class AudioDataLoader(BaseDataLoader):
     ):
         _soundfile()
         if predict is not None:
-            self.unlabeled = unlabeled_files(predict, SUFFIXES, folder=Path(data_dir))
-            files = [{"file": path, "label": (facts or {})["class_names"][0]} for path in self.unlabeled.paths]
+            learned = learned_before(facts, "class_names", training)
+            self.unlabeled = unlabeled_files(predict, SUFFIXES, folder=place(data_dir))
+            files = [{"file": path, "label": learned[0]} for path in self.unlabeled.paths]
         else:
-            found = _in_table(Path(table), Path(data_dir)) if table else _in_folder(Path(data_dir), pattern)
+            found = _in_table(place(table), place(data_dir)) if table else _in_folder(place(data_dir), pattern)
             files = _part(found, test, training)
-        if facts and "class_names" in facts:
-            classes = [str(name) for name in facts["class_names"]]
-        else:
-            classes = sorted({file["label"] for file in _part(found, test, training=True)})
-        if len(classes) < 2:
-            raise DataError(f"{data_dir}: all files to train with are of one class, '{classes[0]}'; nothing to learn")
+            learned = (facts or {}).get("class_names")
+            if learned is None:
+                names, codes = coded([file["label"] for file in _part(found, test, training=True)])
+                learned = learn_classes(names, codes, np.arange(len(codes)), str(data_dir))
+        classes = [str(name) for name in learned]
         plain = Clips(files, classes, sample_rate, max_seconds)
         dataset = Clips(files, classes, sample_rate, max_seconds, True, masks) if training else plain
         log_mel = LogMel(sample_rate, n_mels, window, hop)
@@ -106,17 +109,11 @@ class Clips(Dataset):
         augment: bool = False,
         masks: int = 0,
     ):
-        number = {name: i for i, name in enumerate(classes)}
-        for file in files:
-            if file["label"] not in number:
-                raise DataError(
-                    f"{file['file']} is of the class '{file['label']}', which no file to train with has; they have "
-                    f"{', '.join(classes)}"
-                )
+        names, codes = coded([file["label"] for file in files])
+        self.labels = class_numbers(names, codes, classes, lambda index: files[index]["file"]).astype(np.int64)
         self.files, self.sample_rate, self.augment, self.masks = files, sample_rate, augment, masks
         self.longest = max(1, round(max_seconds * sample_rate))
-        self.samples = [(file["file"], number[file["label"]]) for file in files]
-        self.labels = np.array([label for _, label in self.samples])
+        self.samples = [(file["file"], label) for file, label in zip(files, self.labels.tolist(), strict=True)]
 
     def column(self, name: str) -> np.ndarray:
         """A column of the table, or a group of the pattern, for each file: [N]. KeyError: there is none."""
@@ -191,10 +188,11 @@ def _in_folder(folder: Path, pattern: str) -> list[dict[str, str]]:
         raise UsageError(f"data_loader: pattern is not a regular expression: {e}: {pattern}") from e
     if "label" not in search.groupindex:
         raise UsageError(f"data_loader: pattern has no group label, (?P<label>...), that gives the class: {pattern}")
-    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    paths = [Path(path) for path in files_below(folder, SUFFIXES)] if folder.is_dir() else []
     if not paths:
         raise DataError(
-            f"There are no WAV or FLAC files below {folder.resolve()}; set data_loader.args.data_dir to their folder"
+            f"There are no audio files ({', '.join(SUFFIXES)}) below {folder.resolve()}; set data_loader.args.data_dir "
+            f"to their folder"
         )
     found = [(path, search.search(path.relative_to(folder).as_posix())) for path in paths]
     files = [{**match.groupdict(""), "file": str(path)} for path, match in found if match]
@@ -202,25 +200,21 @@ def _in_folder(folder: Path, pattern: str) -> list[dict[str, str]]:
         raise DataError(
             f"pattern is found in none of the {len(paths):,} files below {folder.resolve()}, such as "
             f"{paths[0].relative_to(folder).as_posix()}: {pattern}"
+            + ("; for class folders without train/ and test/, pattern: (?P<label>[^/]+)/" if pattern == FOLDERS else "")
         )
     return files
 
 
 def _in_table(table: Path, folder: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, their paths below the folder."""
-    if not table.is_file():
-        raise DataError(f"there is no file {table.resolve()}; set data_loader.args.table to it")
-    try:
-        rows = list(csv.DictReader(table.read_text(encoding="utf-8-sig").splitlines()))
-    except UnicodeDecodeError as e:
-        raise DataError(f"{table} is not UTF-8 ({e}); save it as such") from e
-    if not rows:
-        raise DataError(f"{table} has no rows; it needs a header with file and label, and a row for each file")
-    for number, row in enumerate(rows, 2):
-        if "file" not in row or "label" not in row:
-            raise DataError(f"{table} has the columns {', '.join(map(str, row))}; it needs file and label")
-        if None in row or None in row.values() or not row["file"] or not row["label"]:
-            raise DataError(f"{table}, row {number}: it needs one field for each of {', '.join(rows[0])}, none empty")
+    found = read_table(table)
+    for name in ("file", "label"):
+        found.column(name)  # raises DataError if there is none
+    rows = [dict(zip(found.columns, values, strict=True)) for values in zip(*found.columns.values(), strict=True)]
+    for number, row in zip(found.rows, rows, strict=True):
+        if "" in row.values():
+            empty = next(name for name, value in row.items() if not value)
+            raise DataError(f"{table}, row {number}: the column '{empty}' is empty; fill it in, or remove the row")
         row["file"] = str(folder / row["file"])
         if not Path(row["file"]).is_file():
             raise DataError(f"{table}, row {number}: there is no file {row['file']}; correct it, or set data_dir")

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset  # noqa: F401 (for your code)
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
-from data_loader.engine.images.image_files import SUFFIXES
+from data_loader.engine.images.image_files import readable
 from data_loader.engine.images.in_memory import ImageTensors, read_gray
 from data_loader.engine.unlabeled import unlabeled_files
 
@@ -39,7 +39,7 @@ class DigitsDataLoader(BaseDataLoader):
         if predict is None:
             images, labels = read_digits(training)
         else:  # image files of white digits on black, for predict.py
-            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            self.unlabeled = unlabeled_files(predict, readable())
             images = (read_gray(self.unlabeled.paths, 8) / 255 * 16).round().to(torch.uint8)
             labels = torch.zeros(len(images), dtype=torch.int64)
         dataset = ImageTensors(images, labels, mean=(0.305,), std=(0.375,), max_value=16)

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.images.decode import ImageFile, pixels
-from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, walk
-from data_loader.engine.images.in_memory import NormalizeBatch
+from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, readable, walk
+from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD, NormalizeBatch
+from data_loader.engine.unlabeled import unlabeled_files
 from utils.errors import DataError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IGNORED = 255  # pixels of this value in a mask belong to no class
 SHOWN = 5  # files that an error lists
 LOOKED_AT = 50  # masks that are checked for being of 0 and 255
@@ -34,6 +34,7 @@ class SegmentationDataLoader(BaseDataLoader):
     ignored.
     Training sees random crops (at least `min_area` of it) and mirror images, evaluation the whole image, resized.
     mean, std: of the images' values, 0..1, to normalize by; the default is ImageNet's.
+    predict: images without masks, for predict.py: files, folders, or a CSV file of file names.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SegmentationDataLoader(BaseDataLoader):
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         facts: dict | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
         from torchvision.transforms import v2  # takes seconds to import
@@ -58,7 +60,11 @@ class SegmentationDataLoader(BaseDataLoader):
         folders = [Path(image_folder), Path(mask_folder)]
         test = (test_folder,) if test_folder else TEST
         root = place(data_dir)
-        samples = find_pairs(root, folders, TRAIN if training else test, training)
+        if predict is None:
+            samples = find_pairs(root, folders, TRAIN if training else test, training)
+        else:
+            self.unlabeled = unlabeled_files(predict, readable())
+            samples = [(path, "") for path in self.unlabeled.paths]
         names = class_names(classes, values, facts or {}, samples)
         whole = v2.Resize((size, size))
         crop = v2.RandomResizedCrop((size, size), scale=(min_area, 1.0))
@@ -76,10 +82,12 @@ class SegmentationDataLoader(BaseDataLoader):
             **kwargs,
         )
         self.facts = {"num_classes": len(names), "class_names": names}
+        if values is not None:
+            self.facts["mask_values"] = list(values)
 
 
 class ImagesAndMasks(Dataset):
-    """(image uint8 [3, H, W], mask uint8 [H, W]) of each of `samples` (path of the image, path of the mask).
+    """(image uint8 [3, H, W], mask uint8 [H, W]) of each of `samples` (path of the image, path of the mask, or "").
 
     transform: of torchvision's v2, called with both together.
     """
@@ -98,7 +106,8 @@ class ImagesAndMasks(Dataset):
         path, mask_path = self.samples[index]
         with ImageFile(path) as file:
             image = pixels(file.rgb())
-        mask = read_mask(mask_path, self.num_classes, self.values)
+        no_mask = torch.zeros(image.shape[1:], dtype=torch.uint8)
+        mask = read_mask(mask_path, self.num_classes, self.values) if mask_path else no_mask
         if image.shape[1:] != mask.shape:
             raise ValueError(f"the image is {list(image.shape[1:])}, its mask {mask_path} is {list(mask.shape)}")
         image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))  # type: ignore[operator]

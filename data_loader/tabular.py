@@ -1,7 +1,7 @@
 """Tables: CSV and Parquet files with a row per sample. They are read by polars: make extra NAME=tables."""
 
+import functools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,9 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
-from data_loader.engine.facts import class_facts
+from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before, training_samples
+from data_loader.engine.paths import place
 from data_loader.engine.splits import split_evenly
 from data_loader.engine.texts.plain_text import by_number, shown
 from data_loader.engine.texts.tables import Table, read_table
@@ -21,6 +23,7 @@ from utils.errors import DataError, UsageError
 from utils.tensors import to_device
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+LARGEST = 1e100  # whose squares still add up
 Task = Literal["classification", "regression"]
 
 
@@ -38,7 +41,8 @@ class TableDataLoader(BaseDataLoader):
     task: default: regression for a target of numbers, else classification.
     test_file: the table for testing; or test_split: rows of `file` that are only for testing, a fraction or a number,
         with each class's share; the same ones for every seed.
-    missing: what stands for a missing value. separator, encoding: of CSV files.
+    missing: what stands for a missing value. separator, encoding: of CSV files, which gzip may have packed
+        (default: a tab if the name ends in .tsv, .tab or .txt, else the sign that is in the header most often).
     facts: those of the training data, for testing and for a validation set of its own: nothing is learned then.
     predict: a table without target, for predict.py.
     """
@@ -57,7 +61,7 @@ class TableDataLoader(BaseDataLoader):
         test_file: str | None = None,
         test_split: float | int = 0,
         missing: Sequence[str] = MISSING,
-        separator: str = ",",
+        separator: str | None = None,
         encoding: str = "utf-8",
         facts: dict[str, Any] | None = None,
         predict: list[str] | None = None,
@@ -76,30 +80,35 @@ class TableDataLoader(BaseDataLoader):
             raise UsageError(
                 "data_loader: there is no test data; give test_file, or test_split to hold out rows of file"
             )
-        learned = None if training and facts is None else _learned(facts)
-        path = Path(_one_of(predict) if predict else file if training or test_file is None else test_file)
-        table = read_table(path, missing, separator, encoding)
-        if predict is not None and learned is not None:
-            columns = table.as_text()
-            self.unlabeled = Unlabeled(row_names(columns, len(table)), [], columns)
+        learned = learned_before(facts, "table", training)
+        path = place(_one_of(predict) if predict else file if training or test_file is None else test_file)
+        table = read_table(path, missing, separator, encoding, leave_out=predict is not None)
+        if predict is not None:
+            table = table.of_numbers(learned["numbers"])
+            _report_new(table, learned["categories"])
+            columns, numbers = table.as_text(), (table.rows - table.first + 1).tolist()
+            bad = [(f"row {row}", why) for row, why in sorted(table.bad)]
+            self.unlabeled = Unlabeled(row_names(columns, len(table), numbers), [], columns, bad)
             table = table.with_any_target(target, learned.get("classes", [0])[0])
         else:
             table = table.with_target(target)
-        task = learned["task"] if learned else task or ("regression" if table.is_numeric(target) else "classification")
+        if learned is not None:
+            task = learned["task"]
+        elif task is None:
+            task = "regression" if table.is_numeric(target) else "classification"
         if test_split and predict is None:
             table = table.part(_test_rows(table, target, task, test_split) != training)
         rows = Rows(table, target, task)
         super().__init__(rows, batch_size, **kwargs)
         if learned is None:
-            fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
+            fitted_on = training_samples(self)
             names = _features(table, target, features, drop)
             learned = {"task": task, **_fit(table, fitted_on, names, categorical, numeric)}
-            learned |= _fit_target(table, fitted_on, target, task)
+            learned |= rows.fit_target(fitted_on)
             log.info(_report(table, learned, target, len(fitted_on)))
-            self.facts = _facts(learned, rows.encode(learned)[fitted_on])
-        else:
-            rows.encode(learned)
-            self.facts = _facts(learned)
+        rows.encode(learned)
+        self.facts = _facts(learned)
+        count_classes(self)
 
 
 class Rows(Dataset):
@@ -109,19 +118,28 @@ class Rows(Dataset):
 
     def __init__(self, table: Table, target: str, task: Task):
         self.table, self.target, self.task = table, target, task
-        self.labels = np.array(table.texts(target)) if task == "classification" else table.numbers(target)
+        self.class_names: list[str] = []  # of the classes in this table, and which one each row has
+        self.codes: np.ndarray | None = None
+        if task == "classification":
+            self.class_names, self.codes = coded(table.texts(target))
+        self.labels = table.numbers(target) if self.codes is None else self.codes  # until `encode`
         self.tensors: list[Tensor] = []
 
-    def encode(self, learned: dict[str, Any]) -> Tensor:
-        """Make inputs and targets of the table by what was learned of the training samples; returns the targets [N]."""
-        inputs = _encode(self.table, learned)
-        if self.task == "classification":
-            targets = _class_numbers(self.table, self.target, learned["classes"])
-            self.labels = targets.numpy()
-        else:
-            targets = torch.from_numpy(self.table.numbers(self.target)).float()
-        self.tensors = [inputs, targets]
-        return targets
+    def fit_target(self, rows: np.ndarray) -> dict[str, Any]:
+        """What is learned of the target in these rows."""
+        if self.codes is None:
+            values = self.labels[rows]
+            return {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
+        where = f"{self.table.path}, column '{self.target}'"
+        return {"classes": learn_classes(self.class_names, self.codes, rows, where)}
+
+    def encode(self, learned: dict[str, Any]) -> None:
+        """Make inputs and targets of the table by what was learned of the training samples."""
+        if self.codes is not None:
+            place = functools.partial(self.table.place, name=self.target)
+            self.labels = class_numbers(self.class_names, self.codes, learned["classes"], place).astype(np.int64)
+        targets = torch.from_numpy(self.labels)
+        self.tensors = [_encode(self.table, learned), targets if self.codes is not None else targets.float()]
 
     def column(self, name: str) -> np.ndarray:
         """A column of the table by row, for `group` and `stratify`: [N]. KeyError: there is none."""
@@ -148,7 +166,22 @@ class Rows(Dataset):
 def _one_of(predict: list[str]) -> str:
     if len(predict) > 1:
         raise UsageError(f"data_loader: {len(predict)} tables are given to predict; give one")
+    if not place(predict[0]).is_file():
+        raise DataError(f"there is no file {place(predict[0]).resolve()}; give a table, a CSV or Parquet file")
     return predict[0]
+
+
+def _report_new(table: Table, categories: dict[str, list[str]]) -> None:
+    """Say which categories of a table to predict are new to the model."""
+    for name, known in categories.items():
+        texts = table.texts(name)
+        if new := set(texts).difference(known):
+            count = sum(text in new for text in texts)
+            values = shown([repr(text) for text in sorted(new)])
+            log.warning(
+                f"{table.path}: no training sample has {values} in the column '{name}' "
+                f"({count:,} of {len(table):,} rows)"
+            )
 
 
 # --- what is learned of the training samples
@@ -160,6 +193,9 @@ def _features(table: Table, target: str, features: list[str] | None, drop: Seque
         table.series(name)  # raises DataError if there is none
     if target in (features or ()):
         raise UsageError(f"data_loader: '{target}' is the target, and among the features; remove it from features")
+    if "" in table.data.columns and "" not in (features or ()):
+        log.info(f"{table.path}: the column without a name is left out; it often numbers the rows")
+        drop = [*drop, ""]
     names = [
         name for name in table.data.columns if name != target and name not in drop and name in (features or [name])
     ]
@@ -192,11 +228,15 @@ def _fit(
                 raise DataError(
                     f"{table.path}: the column '{name}' has no value in any training sample; drop: ['{name}']"
                 )
+            if np.abs(there).max() > LARGEST:
+                raise DataError(f"{table.path}: the column '{name}' has numbers beyond {LARGEST:.0e}; divide them all")
             mean, deviation = float(there.mean()), float(there.std())
             constant = deviation <= 1e-12 * abs(mean)  # but for rounding
             numbers[name] = [mean, 1.0 if constant else deviation]
             flags += [name] if len(there) < len(values) else []
         else:
+            if name not in categorical:
+                table.check_words(name)
             texts = table.texts(name)
             categories[name] = sorted({texts[row] for row in rows.tolist()}, key=by_number)
             if len(categories[name]) > max(50, len(rows) // 2):
@@ -220,54 +260,16 @@ def _encode(table: Table, learned: dict[str, Any]) -> Tensor:
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
 
-def _fit_target(table: Table, rows: np.ndarray, target: str, task: Task) -> dict[str, Any]:
-    if task == "regression":
-        values = table.numbers(target)[rows]
-        return {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
-    texts = table.texts(target)
-    classes = sorted({texts[row] for row in rows.tolist()}, key=by_number)
-    if len(classes) < 2:
-        raise DataError(
-            f"{table.path}: all training samples are of one class, '{classes[0]}', in the column '{target}'; there is "
-            f"nothing to learn"
-        )
-    return {"classes": classes}
-
-
-def _class_numbers(table: Table, target: str, classes: list[str]) -> Tensor:
-    """int64 [N]; raises DataError for a class that the training samples do not have."""
-    number = {name: i for i, name in enumerate(classes)}
-    texts = table.texts(target)
-    for row, text in enumerate(texts):
-        if text not in number:
-            hint = did_you_mean(nearest(text, classes))
-            raise DataError(
-                f"{table.place(row, target)}: the class '{text}' is in no training sample{hint}; they have "
-                f"{shown(classes)}. Add such samples to the training data (stratify: true deals out those that there "
-                f"are), or remove this row"
-            )
-    return torch.tensor([number[text] for text in texts])
-
-
-def _facts(learned: dict[str, Any], targets: Tensor | None = None) -> dict[str, Any]:
-    """What fills the model's parameters, and `table`, all that was learned. targets: those of the training samples."""
+def _facts(learned: dict[str, Any]) -> dict[str, Any]:
+    """What fills the model's parameters, and `table`, all that was learned."""
     facts = {
         "table": learned,
         "num_numbers": len(learned["numbers"]) + len(learned["flags"]),
         "category_sizes": [len(values) for values in learned["categories"].values()],
     }
     if learned["task"] == "classification":
-        return facts | class_facts(learned["classes"], targets)
+        return facts | class_facts(learned["classes"])
     return facts | {"target_mean": learned["target_mean"], "target_std": learned["target_std"]}
-
-
-def _learned(facts: dict[str, Any] | None) -> dict[str, Any]:
-    if facts is None or "table" not in facts:
-        raise UsageError(
-            "data_loader: a table is read for testing by what was learned of the training samples, which is missing; "
-            "give the facts of the training loader: facts=loader.facts (test.py takes them from the checkpoint)"
-        )
-    return facts["table"]
 
 
 def _test_rows(table: Table, target: str, task: Task, test_split: float | int) -> np.ndarray:

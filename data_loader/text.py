@@ -1,7 +1,6 @@
 """Texts: tables and folders of texts with a class each, and files of text for language models."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +11,15 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
-from data_loader.engine.facts import class_facts
-from data_loader.engine.texts.plain_text import by_number, shown
+from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before, training_samples
+from data_loader.engine.paths import place
 from data_loader.engine.texts.text_files import LabeledTexts, read_folders, read_table, read_unlabeled
-from data_loader.engine.texts.tokens import Ragged, Unit, encode, learn
+from data_loader.engine.texts.tokens import Encoder, Ragged, Unit, learn
 from data_loader.engine.unlabeled import Unlabeled, row_names
-from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
 IGNORED = -100  # the label of padding, which cross-entropy does not count
-
-
-# --- texts with a class each
 
 
 class TextDataLoader(BaseDataLoader):
@@ -62,34 +58,29 @@ class TextDataLoader(BaseDataLoader):
     ):
         texts = Texts(rows)
         super().__init__(texts, batch_size, **kwargs)
-        if facts is not None and "text" in facts:
-            if predict:
-                rows = replace(rows, labels=[facts["text"]["classes"][0]] * len(rows))  # any: nothing compares them
-                self.unlabeled = Unlabeled(row_names(rows.columns, len(rows)), [], rows.columns)
-            texts.encode(rows, facts["text"])
-            self.facts = _facts(facts["text"])
-            return
-        if not training:
-            raise UsageError(
-                "data_loader: texts are read for testing by what was learned of the training samples, missing here; "
-                "give facts=loader.facts of the training loader (test.py takes them from the checkpoint)"
-            )
-        fitted_on = np.sort(self.samples(np.arange(len(self.samples))))
-        learned = learn(
-            [rows.texts[i] for i in fitted_on.tolist()],
-            tokens, vocab_size, min_count, ngrams, lowercase, normalize, max_length, tokenizer,
-        )  # fmt: skip
-        learned["classes"] = _classes(rows, fitted_on)
-        labels = texts.encode(rows, learned)
-        self.facts = _facts(learned, labels[torch.from_numpy(fitted_on)])
-        log.info(_report(texts, learned, len(fitted_on)))
+        learned = learned_before(facts, "text", training)
+        if learned is None:
+            fitted_on = training_samples(self)
+            learned = learn(
+                [rows.texts[i] for i in fitted_on.tolist()],
+                tokens, vocab_size, min_count, ngrams, lowercase, normalize, max_length, tokenizer,
+            )  # fmt: skip
+            learned["classes"] = learn_classes(texts.class_names, texts.codes, fitted_on, rows.places[0])
+        texts.encode(rows, learned, with_labels=predict is None)
+        if facts is None:
+            log.info(_report(texts, learned, len(self.samples)))
+        if predict is not None:
+            self.unlabeled = Unlabeled(row_names(rows.columns, len(rows), rows.numbers), [], rows.columns, rows.bad)
+        self.facts = {"text": learned, "vocab_size": learned["vocab_size"], **class_facts(learned["classes"])}
+        count_classes(self)
 
 
 class TextTableDataLoader(TextDataLoader):
     """Texts in a column of a CSV or TSV file, and their classes in another.
 
-    file, test_file: tables with a header. separator: default: a tab if the name ends in .tsv, .tab or .txt, else a
-    comma. quotes: does a field in double quotes end only with them? Default: not where tabs separate.
+    file, test_file: tables with a header. separator: default: a tab if the name ends in .tsv, .tab or .txt, else the
+    sign that is in the header most often. quotes: does a field in double quotes end only with them? Default: not where
+    tabs separate.
     """
 
     def __init__(
@@ -110,7 +101,7 @@ class TextTableDataLoader(TextDataLoader):
             raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a table of it")
         path = file if training or test_file is None else test_file
         if predict is None:
-            rows = read_table(Path(path), text, label, separator, quotes, encoding)
+            rows = read_table(place(path), text, label, separator, quotes, encoding)
         else:
             rows = read_unlabeled(predict, text, separator, quotes, encoding)
         super().__init__(rows, batch_size, training=training, predict=predict, **kwargs)
@@ -129,7 +120,7 @@ class TextFolderDataLoader(TextDataLoader):
         **kwargs,
     ):
         if predict is None:
-            rows = read_folders(Path(data_dir, "train" if training else "test"), encoding)
+            rows = read_folders(place(data_dir) / ("train" if training else "test"), encoding)
         else:
             rows = read_unlabeled(predict, "text", None, None, encoding)
         super().__init__(rows, batch_size, training=training, predict=predict, **kwargs)
@@ -141,14 +132,16 @@ class Texts(Dataset):
     in_memory = uses_sample_keys = True
 
     def __init__(self, rows: LabeledTexts):
-        self.labels = np.array(rows.labels)
-        self.columns = rows.columns
+        self.class_names, self.codes = coded(rows.labels)  # until `encode`, `labels` are these codes
+        self.labels, self.columns = self.codes, rows.columns
         self.tokens: Ragged | None = None
 
-    def encode(self, rows: LabeledTexts, learned: dict[str, Any]) -> Tensor:
-        """By what was learned of the training samples; returns the labels int64 [N]."""
-        self.tokens, self.labels = encode(rows.texts, learned), _class_numbers(rows, learned["classes"])
-        return torch.from_numpy(self.labels)
+    def encode(self, rows: LabeledTexts, learned: dict[str, Any], with_labels: bool = True) -> None:
+        """By what was learned of the training samples. Raises DataError for a class that these do not have."""
+        self.tokens = Encoder(learned)(rows.texts)
+        if with_labels:
+            numbers = class_numbers(self.class_names, self.codes, learned["classes"], rows.places.__getitem__)
+            self.labels = numbers.astype(np.int64)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -173,38 +166,10 @@ class Texts(Dataset):
         return tokens[0], labels[0]
 
 
-def _classes(rows: LabeledTexts, fitted_on: np.ndarray) -> list[str]:
-    classes = sorted({rows.labels[i] for i in fitted_on.tolist()}, key=by_number)
-    if len(classes) < 2:
-        raise DataError(
-            f"{rows.places[0]}: all training samples are of one class, '{classes[0]}'; there is nothing to learn"
-        )
-    return classes
-
-
-def _class_numbers(rows: LabeledTexts, classes: list[str]) -> np.ndarray:
-    """int64 [N]; raises DataError for a class that the training samples do not have."""
-    number = {name: i for i, name in enumerate(classes)}
-    for name, place in zip(rows.labels, rows.places, strict=True):
-        if name not in number:
-            raise DataError(
-                f"{place}: the class '{name}' is in no training sample{did_you_mean(nearest(name, classes))}; they "
-                f"have {shown(classes)}. Add such samples to the training data (stratify: true deals out those that "
-                f"there are), or remove this one"
-            )
-    return np.array([number[name] for name in rows.labels])
-
-
-def _facts(learned: dict[str, Any], labels: Tensor | None = None) -> dict[str, Any]:
-    """What fills the model's parameters, and `text`, all that was learned. labels: those of the training samples."""
-    return {"text": learned, "vocab_size": learned["vocab_size"], **class_facts(learned["classes"], labels)}
-
-
 def _report(texts: Texts, learned: dict[str, Any], n: int) -> str:
     lengths, most = texts.lengths, learned["max_length"]
-    cut = "" if learned["tokens"] == "ngrams" or not (n_cut := (lengths >= most).sum()) else (
-        f", {n_cut:,} of them cut or just as long as max_length: {most:,}"
-    )  # fmt: skip
+    n_cut = 0 if learned["tokens"] == "ngrams" else int((lengths >= most).sum())
+    cut = f", {n_cut:,} of them cut or just as long as max_length: {most:,}" if n_cut else ""
     unit = "tokens of the tokenizer" if "tokenizer" in learned else learned["tokens"]
     return (
         f"{len(texts):,} texts, {n:,} of which train; {len(learned['classes'])} classes; {unit}, vocab_size "
@@ -236,8 +201,10 @@ class LanguageModelDataLoader(BaseDataLoader):
         stride: int = 1,
         validation_split: float | int = 0.1,
         test_file: str | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
+        _refuse(predict)
         if block_size < 1 or stride < 1:
             raise UsageError(f"data_loader: block_size is {block_size} and stride {stride}; give 1 or more for both")
         source = _source(file, test_file, training)
@@ -316,8 +283,10 @@ class LinesDataLoader(BaseDataLoader):
         batch_size: int = 64,
         training: bool = True,
         test_file: str | None = None,
+        predict: list[str] | None = None,
         **kwargs,
     ):
+        _refuse(predict)
         if block_size < 1:
             raise UsageError(f"data_loader: block_size is {block_size}; give 1 or more")
         lines = Lines(_source(file, test_file, training), block_size)
@@ -355,12 +324,19 @@ class Lines(Dataset):
         return inputs[0], targets[0]
 
 
+def _refuse(predict: list[str] | None) -> None:
+    if predict is not None:
+        raise UsageError(
+            "data_loader: a language model predicts the next byte at each place, which is no row of a table; test.py "
+            "gives its loss on a text, data_loader.args.test_file, and the callback GeneratedText what it writes"
+        )
+
+
 def _source(file: str, test_file: str | None, training: bool) -> str:
     """The file that is read."""
-    source = file if training else test_file
-    if source is None:
+    if (source := file if training else test_file) is None:
         raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
-    return source
+    return str(place(source))
 
 
 def size_of_file(file: str) -> int:

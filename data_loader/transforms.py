@@ -5,15 +5,17 @@ One image: `transform(image [C, H, W]) -> image`, seeded with its key beforehand
 Whole batches, on any device: derive from `OfBatches`; false if it changes nothing.
 """
 
+import functools
 import math
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from data_loader.engine.augmentation import OfBatches, sized
+from data_loader.engine.augmentation import OfBatches, as_tensor
 from data_loader.engine.images.decode import AnyImage, crop, scaled
 from utils.errors import UsageError
 from utils.seed import uniform
@@ -24,9 +26,35 @@ class RandomAffine(OfBatches):
 
     rotate, shear: maximum angle in degrees, to either side. shift: maximum shift in pixels, in x and in y.
     scale: the maximum factor is `1 + scale`, the minimum its inverse.
+    With `degrees`, it is torchvision's transform of this name, and all arguments are torchvision's.
     """
 
-    def __init__(self, rotate: float = 0.0, shift: float = 0.0, scale: float = 0.0, shear: float = 0.0):
+    def __new__(cls, *args: Any, degrees: float | Sequence[float] | None = None, **theirs: Any) -> Any:
+        if degrees is None:
+            return super().__new__(cls)
+        if args:
+            raise UsageError("RandomAffine: with degrees, give all arguments by their names")
+        return _of_torchvision("RandomAffine", degrees=degrees, **theirs)
+
+    def __init__(
+        self,
+        rotate: float = 0.0,
+        shift: float = 0.0,
+        scale: float | Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        degrees: float | Sequence[float] | None = None,
+        translate: Sequence[float] | None = None,
+        interpolation: Any = "nearest",
+        fill: Any = 0,
+        center: Sequence[float] | None = None,
+    ):
+        scale, shear = scale or 0.0, shear or 0.0
+        theirs = translate or center or fill != 0 or interpolation != "nearest"
+        if not isinstance(scale, (int, float)) or not isinstance(shear, (int, float)) or theirs:
+            raise UsageError(
+                "RandomAffine: translate, center, fill, interpolation, and several numbers for scale or shear are of "
+                "torchvision's transform, which needs degrees; add it, such as degrees: 10, or degrees: 0"
+            )
         self.rotate, self.shift, self.scale, self.shear = rotate, shift, scale, shear
 
     def __bool__(self) -> bool:
@@ -76,55 +104,161 @@ def mirror(index: Tensor, size: int) -> Tensor:
     return size - 1 - (size - 1 - index.abs()).abs()
 
 
-class RandomResizedCrop:
-    """A random crop of at least `min_area` of the image, 3:4 to 4:3 in shape, resized to `size`; half are mirrored.
+def RandomErasing(
+    p: float = 0.5,
+    scale: Sequence[float] = (0.02, 0.33),
+    ratio: Sequence[float] = (0.3, 3.3),
+    value: float | Sequence[float] | str = 0.0,
+    inplace: bool = False,
+) -> Any:
+    """torchvision's, which says that value is a number, but also takes one for each channel, or "random"."""
+    return _of_torchvision("RandomErasing", p=p, scale=scale, ratio=ratio, value=value, inplace=inplace)
 
-    Szegedy et al., Going Deeper with Convolutions, 2015; the same distribution as in torchvision.
-    """
+
+# -- torchvision's, which decode a large file no finer than they need it -----------------------------------------------
+
+
+def _of_torchvision(name: str, **arguments: Any) -> Any:
+    """The transform of this name. interpolation may be a string: bilinear, bicubic."""
+    from torchvision.transforms import InterpolationMode, v2  # takes seconds to import
+
+    if isinstance(arguments.get("interpolation"), str):
+        arguments["interpolation"] = InterpolationMode(arguments["interpolation"].rpartition(".")[2].lower())
+    return getattr(v2, name)(**arguments)
+
+
+def _sides(size: int | Sequence[int], name: str) -> tuple[int, int]:
+    """height, width"""
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise UsageError(f"{name}: size is {size}; give a number of 1 or more, or two, [height, width]")
+    return sides[0], sides[-1]
+
+
+class OfFiles:
+    """A transform of torchvision that has a faster way for an image that is not decoded yet; define both."""
 
     decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/images/decode.py)
+    changes_by_itself = ("_usual",)  # nothing that samples depend on
 
-    def __init__(self, size: int, min_area: float = 0.08):
-        if size < 1 or not 0 < min_area <= 1:
+    def torchvision(self) -> Any:
+        raise NotImplementedError
+
+    def of_file(self, image: AnyImage) -> Tensor | None:
+        """uint8 [3, H, W]; None where only torchvision's transform does it."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _usual(self) -> Any:
+        return self.torchvision()
+
+    @staticmethod
+    def resizes_alike(interpolation: Any, antialias: bool | None) -> bool:
+        """Are these torchvision's defaults, by which files are resized here?"""
+        return str(interpolation).rpartition(".")[2].lower() == "bilinear" and antialias is not False
+
+    def __call__(self, *inputs: Any) -> Any:
+        image = inputs[0]
+        if not hasattr(image, "rgb"):
+            return self._usual(*inputs)
+        found = self.of_file(image)
+        return self._usual(as_tensor(image)) if found is None else found
+
+
+class RandomResizedCrop(OfFiles):
+    """A random crop of `scale` of the image's area, `ratio` in width over height, resized to `size`, as torchvision's.
+
+    flip: the probability that it is mirrored, too. Szegedy et al., Going Deeper with Convolutions, 2015.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        interpolation: Any = "bilinear",
+        antialias: bool | None = True,
+        flip: float = 0.0,
+    ):
+        if not (0 < scale[0] <= scale[1] and 0 < ratio[0] <= ratio[1] and 0 <= flip <= 1):
             raise UsageError(
-                f"RandomResizedCrop: size is {size} and min_area is {min_area}; give a size of 1 or more, and a "
-                f"min_area of more than 0, up to 1"
+                f"RandomResizedCrop: scale is {list(scale)}, ratio is {list(ratio)} and flip is {flip}; give scale and "
+                f"ratio two positive numbers, the smaller one first, and flip a number from 0 to 1"
             )
-        self.size, self.min_area = size, min_area
+        self.height, self.width = _sides(size, "RandomResizedCrop")
+        self.scale, self.ratio, self.flip = tuple(scale), tuple(ratio), flip
+        self.interpolation, self.antialias = interpolation, antialias
 
-    def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:
-        whole = sized(image)
-        part = crop(whole, self._box(*whole.size), self.size, self.size)
-        return part.flip(2) if random.random() < 0.5 else part
+    def torchvision(self) -> Any:
+        options = {"interpolation": self.interpolation, "antialias": self.antialias}
+        size = (self.height, self.width)
+        cut = _of_torchvision("RandomResizedCrop", size=size, scale=self.scale, ratio=self.ratio, **options)
+        return _of_torchvision("Compose", transforms=[cut, _of_torchvision("RandomHorizontalFlip", p=self.flip)])
+
+    def of_file(self, image: AnyImage) -> Tensor | None:
+        if not self.resizes_alike(self.interpolation, self.antialias):
+            return None
+        part = crop(image, self._box(*image.size), self.height, self.width)
+        return part.flip(2) if self.flip and random.random() < self.flip else part
 
     def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
         """left, top, right, bottom"""
+        low, high = self.ratio
         for _ in range(10):
-            area = width * height * random.uniform(self.min_area, 1)
-            shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            area = width * height * random.uniform(*self.scale)
+            shape = math.exp(random.uniform(math.log(low), math.log(high)))
             w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
             if 0 < w <= width and 0 < h <= height:
                 left, top = random.randint(0, width - w), random.randint(0, height - h)
                 return left, top, left + w, top + h
         # No such crop fits, because the image is too long: take its middle
-        w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+        w, h = min(width, round(height * high)), min(height, round(width / low))
         left, top = (width - w) // 2, (height - h) // 2
         return left, top, left + w, top + h
 
 
-class CenterCrop:
-    """Resize the short side of the image to `size / 0.875`, then crop its center, size x size."""
+class Resize(OfFiles):
+    """Resize to [height, width], or the short side to a number, as torchvision's."""
 
-    decodes = True
+    def __init__(
+        self,
+        size: int | Sequence[int] | None,
+        interpolation: Any = "bilinear",
+        max_size: int | None = None,
+        antialias: bool | None = True,
+    ):
+        if size is not None:
+            _sides(size, "Resize")
+        self.size, self.interpolation, self.max_size, self.antialias = size, interpolation, max_size, antialias
 
-    def __init__(self, size: int):
-        if size < 1:
-            raise UsageError(f"CenterCrop: size is {size}; give 1 or more")
-        self.size = size
+    def torchvision(self) -> Any:
+        options = {"interpolation": self.interpolation, "antialias": self.antialias}
+        return _of_torchvision("Resize", size=self.size, max_size=self.max_size, **options)
 
-    def __call__(self, image: Image.Image | AnyImage | Tensor) -> Tensor:
-        whole = sized(image)
-        width, height = scaled(whole.size, round(self.size / 0.875))
-        resized = crop(whole, (0, 0, *whole.size), height, width)
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
-        return resized[:, top : top + self.size, left : left + self.size]
+    def of_file(self, image: AnyImage) -> Tensor | None:
+        alike = self.resizes_alike(self.interpolation, self.antialias)
+        if not alike or self.max_size is not None or self.size is None:
+            return None
+        height, width = _sides(self.size, "Resize")
+        if isinstance(self.size, int) or len(self.size) == 1:
+            width, height = scaled(image.size, height)
+        return crop(image, (0, 0, *image.size), height, width)
+
+
+class CenterCrop(OfFiles):
+    """The center of the image, as torchvision's. resize: resize the short side to this before, 256 for 224 say."""
+
+    def __init__(self, size: int | Sequence[int], resize: int | None = None):
+        self.height, self.width = _sides(size, "CenterCrop")
+        self.resize = None if resize is None else Resize(resize)
+
+    def torchvision(self) -> Any:
+        cut = _of_torchvision("CenterCrop", size=(self.height, self.width))
+        return _of_torchvision("Compose", transforms=[*([self.resize] if self.resize else []), cut])
+
+    def of_file(self, image: AnyImage) -> Tensor | None:
+        resized = None if self.resize is None else self.resize.of_file(image)
+        if resized is None or resized.shape[1] < self.height or resized.shape[2] < self.width:
+            return None  # torchvision adds a border
+        top, left = round((resized.shape[1] - self.height) / 2), round((resized.shape[2] - self.width) / 2)
+        return resized[:, top : top + self.height, left : left + self.width]

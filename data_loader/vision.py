@@ -16,15 +16,14 @@ from data_loader.engine.augmentation import Transform, of_image
 from data_loader.engine.facts import class_facts
 from data_loader.engine.images.cache import ImageCache, build
 from data_loader.engine.images.decode import ImageFile
-from data_loader.engine.images.image_files import SUFFIXES, Folders, Found, Sample, find_class_folders, place
+from data_loader.engine.images.image_files import Folders, Found, Sample, find_class_folders, place, readable
 from data_loader.engine.images.image_table import Columns, Rows, Tables
-from data_loader.engine.images.in_memory import ImageTensors, NormalizeBatch, read_gray
+from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD, ImageTensors, NormalizeBatch, read_gray
 from data_loader.engine.unlabeled import Unlabeled, unlabeled_files
 from data_loader.transforms import CenterCrop, RandomResizedCrop
 from utils.errors import DataError, UsageError
 from utils.process.group import barrier, is_local_main
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -45,7 +44,7 @@ class MnistDataLoader(BaseDataLoader):
         if predict is None:
             images, labels = read_mnist(data_dir, training)
         else:  # files of white digits on black, for predict.py
-            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            self.unlabeled = unlabeled_files(predict, readable())
             images = read_gray(self.unlabeled.paths, 28)
             labels = torch.zeros(len(images), dtype=torch.int64)
         self.facts = class_facts([str(digit) for digit in range(10)])
@@ -65,7 +64,39 @@ class Cifar10DataLoader(BaseDataLoader):
         super().__init__(dataset, batch_size, **kwargs)
 
 
-class ImageFolderDataLoader(BaseDataLoader):
+class _ImageFilesDataLoader(BaseDataLoader):
+    """Images in files: what class folders and tables have in common."""
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        valid: list[Sample] | None,
+        columns: Mapping[str, list[Any]],
+        data_dir: str,
+        batch_size: int,
+        training: bool,
+        size: int = 224,
+        min_area: float | None = None,
+        cache: bool | str = False,
+        cache_size: int | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        transforms: list[Transform] | None = None,
+        **kwargs,
+    ):
+        center = CenterCrop(size, resize=round(size / 0.875))
+        cached = _Cached(cache if self.unlabeled is None else False, data_dir, cache_size or round(size / 0.875))
+        super().__init__(
+            ImageFiles(samples, center, cached, columns),
+            batch_size,
+            valid_dataset=ImageFiles(valid, center, cached) if valid else None,
+            batch_transform=NormalizeBatch(mean, std, transforms),
+            transforms=of_training(transforms, size, min_area) if training else None,
+            **kwargs,
+        )
+
+
+class ImageFolderDataLoader(_ImageFilesDataLoader):
     """Images in class folders, data_dir/train/CLASS/, val/CLASS/ and test/CLASS/: [B, 3, size, size].
 
     Training sees random crops (at least `min_area`, by default 0.08, of the image) and mirror images, evaluation the
@@ -85,19 +116,11 @@ class ImageFolderDataLoader(BaseDataLoader):
         data_dir: str,
         batch_size: int = 64,
         training: bool = True,
-        size: int = 224,
-        min_area: float | None = None,
         train_folder: str | None = None,
         valid_folder: str | None = None,
         test_folder: str | None = None,
-        cache: bool | str = False,
-        cache_size: int | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
         facts: dict | None = None,
         predict: list[str] | None = None,
-        transforms: list[Transform] | None = None,
-        eval_transforms: list[Transform] | None = None,
         **kwargs,
     ):
         folders = Folders(place(data_dir), train_folder, valid_folder, test_folder)
@@ -105,24 +128,13 @@ class ImageFolderDataLoader(BaseDataLoader):
         if predict is None:
             found = find_class_folders(folders, training, (facts or {}).get("class_names"), holds_out)
         else:
-            self.unlabeled = unlabeled_files(predict, SUFFIXES)
+            self.unlabeled = unlabeled_files(predict, readable())
             found = Found((facts or {})["class_names"], without_target(self.unlabeled), None)
         self.facts = class_facts(found.classes)
-        cached = Cached(cache if predict is None else False, data_dir, cache_size or round(size / 0.875))
-        dataset = ImageFiles(found.samples, CenterCrop(size), cached)
-        valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
-        super().__init__(
-            dataset,
-            batch_size,
-            valid_dataset=valid,
-            batch_transform=NormalizeBatch(mean, std, transforms),
-            transforms=of_training(transforms, size, min_area) if training else None,
-            eval_transforms=eval_transforms,
-            **kwargs,
-        )
+        super().__init__(found.samples, found.valid, {}, data_dir, batch_size, training, **kwargs)
 
 
-class ImageTableDataLoader(BaseDataLoader):
+class ImageTableDataLoader(_ImageFilesDataLoader):
     """Images that a table lists, data_dir/TABLE: [B, 3, size, size], and their labels or numbers.
 
     table: CSV, the names of its columns in row 1. image: the column of file names in data_dir/image_folder, with or
@@ -150,16 +162,8 @@ class ImageTableDataLoader(BaseDataLoader):
         test_table: str | None = None,
         batch_size: int = 64,
         training: bool = True,
-        size: int = 224,
-        min_area: float | None = None,
-        cache: bool | str = False,
-        cache_size: int | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
         facts: dict | None = None,
         predict: list[str] | None = None,
-        transforms: list[Transform] | None = None,
-        eval_transforms: list[Transform] | None = None,
         **kwargs,
     ):
         tables = Tables(place(data_dir), table, valid_table, test_table, split)
@@ -167,21 +171,10 @@ class ImageTableDataLoader(BaseDataLoader):
         if predict is None:
             found = tables.read(columns, training, (facts or {}).get("class_names"))
         else:
-            self.unlabeled = unlabeled_files(predict, SUFFIXES, image, columns.folder, suffix)
+            self.unlabeled = unlabeled_files(predict, readable(), image, columns.folder, suffix)
             found = Rows(without_target(self.unlabeled), None, {}, facts or {})
         self.facts = found.facts
-        cached = Cached(cache if predict is None else False, data_dir, cache_size or round(size / 0.875))
-        dataset = ImageFiles(found.samples, CenterCrop(size), cached, found.columns)
-        valid = ImageFiles(found.valid, CenterCrop(size), cached) if found.valid else None
-        super().__init__(
-            dataset,
-            batch_size,
-            valid_dataset=valid,
-            batch_transform=NormalizeBatch(mean, std, transforms),
-            transforms=of_training(transforms, size, min_area) if training else None,
-            eval_transforms=eval_transforms,
-            **kwargs,
-        )
+        super().__init__(found.samples, found.valid, found.columns, data_dir, batch_size, training, **kwargs)
 
 
 def without_target(unlabeled: Unlabeled) -> list[Sample]:
@@ -189,13 +182,13 @@ def without_target(unlabeled: Unlabeled) -> list[Sample]:
 
 
 def of_training(transforms: list[Transform] | None, size: int, min_area: float | None) -> list[Transform]:
-    """What training images go through: the `transforms` of a config, by default a random crop."""
+    """What training images go through: the `transforms` of a config, by default a random crop, mirrored or not."""
     if transforms is None:
-        return [RandomResizedCrop(size, 0.08 if min_area is None else min_area)]
+        return [RandomResizedCrop(size, (0.08 if min_area is None else min_area, 1.0), flip=0.5)]
     if min_area is not None:
         raise UsageError(
             f"data_loader: min_area is of the random crop that `transforms` replace; give it to a crop among them: "
-            f"{{type: RandomResizedCrop, args: {{size: {size}, min_area: {min_area}}}}}"
+            f"{{type: RandomResizedCrop, args: {{size: {size}, scale: [{min_area}, 1]}}}}"
         )
     return transforms
 
@@ -203,7 +196,7 @@ def of_training(transforms: list[Transform] | None, size: int, min_area: float |
 # --- data sets
 
 
-class Cached(NamedTuple):
+class _Cached(NamedTuple):
     """Whether and where images are kept decoded. cache: true, or a folder (default: data_dir/.image_cache)."""
 
     cache: bool | str
@@ -230,7 +223,7 @@ class ImageFiles(Dataset):
         self,
         samples: list[Sample],
         transform: Callable[[Any], Any],
-        cached: Cached | None = None,
+        cached: _Cached | None = None,
         columns: Mapping[str, list[Any]] | None = None,
     ):
         self.samples, self.transform, self.columns = samples, transform, columns or {}

@@ -7,16 +7,18 @@ program: curl --data-binary @1.png 'http://127.0.0.1:8000/predict?name=1.png'
 """
 
 import argparse
+import html
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
-from trainer.inference import Predictor
+from trainer.inference import Predictions, Predictor
 from utils.errors import Stopped, UsageError
 
 LARGEST = 50 * 2**20  # bytes of a file
@@ -28,21 +30,24 @@ body {font: 18px sans-serif; max-width: 32em; margin: 3em auto} td {padding: 0 1
 <h1>NAME</h1>
 <p><input type="file" id="file"></p>
 <p><input type="text" id="text" size="40" placeholder="or a sentence, for a model of texts"></p>
-<img id="image"><table id="found"></table>
+<img id="image" hidden><table id="found"></table>
 <script>
 const show = async (body, name) => {
   const answer = await fetch("/predict?name=" + encodeURIComponent(name), {method: "POST", body})
   const found = await answer.json(), table = document.getElementById("found")
+  let rows = [["error", found.detail]]
+  if (answer.ok && found.labels.length > 1) rows = found.labels.map((label, i) => [i + 1, label])
+  else if (answer.ok) rows = Object.entries(found.outputs).sort((a, b) => b[1] - a[1])
   table.replaceChildren()
-  for (const [label, value] of answer.ok ? Object.entries(found.outputs) : [["error", found.detail]]) {
+  for (const cells of rows) {
     const row = table.insertRow()
-    row.insertCell().textContent = label
-    row.insertCell().textContent = typeof value === "number" ? value.toFixed(4) : value
+    for (const cell of cells) row.insertCell().textContent = typeof cell === "number" ? +cell.toFixed(4) : cell
   }
 }
 document.getElementById("file").onchange = e => {
   const file = e.target.files[0], image = document.getElementById("image")
-  image.src = file.type.startsWith("image/") ? URL.createObjectURL(file) : ""
+  image.hidden = !file.type.startsWith("image/")
+  image.src = image.hidden ? "" : URL.createObjectURL(file)
   show(file, file.name)
 }
 document.getElementById("text").onchange = e => show(e.target.value, "")
@@ -54,29 +59,44 @@ def app_of(run: str) -> FastAPI:
 
     def predict(body: bytes, name: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder, lock:
-            data = body.decode(errors="replace")
-            if name:
-                data = str(Path(folder, f"file{Path(name).suffix}"))
-                Path(data).write_bytes(body)
-            found = predictor([data])
-        outputs = dict(zip(found.class_names, found.outputs[0].reshape(-1).tolist(), strict=False))
-        best = sorted(outputs.items(), key=lambda item: -item[1])[:SHOWN]
-        return {"label": found.labels[0], "outputs": dict(best)}
+            # A sentence goes into a file too: it must not be taken for the path of a file of this machine
+            path = Path(folder, f"file{Path(name).suffix[:16]}" if name else "1.txt")
+            # of a sentence UTF-16, whose mark says so to a loader of any encoding
+            path.write_bytes(body if name else body.decode(errors="replace").encode("utf-16"))
+            try:
+                found = predictor([str(path) if name else folder])
+            except (UsageError, Stopped) as e:
+                raise HTTPException(400, str(e).replace(str(path), name or "the text").replace(folder, "it")) from e
+        best = sorted(named_outputs(found).items(), key=lambda item: -item[1])[:SHOWN]
+        return {"labels": found.labels, "outputs": dict(best)}
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> str:
-        return PAGE.replace("NAME", predictor.source.config.run.name)
+        return PAGE.replace("NAME", html.escape(predictor.source.config.run.name))
 
     @app.post("/predict")
     async def answer(request: Request, name: str = "") -> dict[str, Any]:
-        if int(request.headers.get("content-length", 0)) > LARGEST:
-            raise HTTPException(413, f"the file is larger than {LARGEST // 2**20} MB")
-        try:
-            return await run_in_threadpool(predict, await request.body(), name)
-        except (UsageError, Stopped) as e:
-            raise HTTPException(400, str(e)) from e
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST:
+                raise HTTPException(413, f"the file is larger than {LARGEST // 2**20} MB")
+        return await run_in_threadpool(predict, bytes(body), name)
 
     return app
+
+
+def named_outputs(found: Predictions) -> dict[str, float]:
+    """Of the first sample: probabilities or values; of a segmentation, the share of the pixels of each class."""
+    first = found.outputs[0]
+    if first.dim() == 3:
+        if len(first) == 1:  # one output: the probability of the second class
+            first = torch.cat([1 - first, first])
+        classes = first.argmax(dim=0).flatten()
+        first = classes.bincount(minlength=len(first)) / len(classes)
+    elif len(found.class_names) == 2 and first.numel() == 1:  # one output: the probability of the second class
+        first = torch.cat([1 - first.reshape(1), first.reshape(1)])
+    return dict(zip(found.class_names, first.reshape(-1).tolist(), strict=False))
 
 
 def main() -> None:

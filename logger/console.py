@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from logger import NAME
 from logger.append_only_file import AppendOnlyFile
-from logger.progress_bar import on_terminal
+from logger.progress_bar import can_redraw
 
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # DEBUG: the log points within an epoch
 
@@ -28,7 +28,7 @@ def setup(verbosity: int, main: bool = True) -> None:
     log.handlers.clear()
     log.setLevel(logging.DEBUG)
     log.propagate = False
-    has_bar = verbosity == 2 and on_terminal()  # it shows the log points
+    has_bar = verbosity == 2 and can_redraw()  # it shows the log points
     level = logging.INFO if has_bar else LEVELS[verbosity]
     console = _ConsoleHandler(level if main else logging.ERROR)
     console.setFormatter(_Formatter("%(message)s", speed=not has_bar))
@@ -106,17 +106,27 @@ def as_text(values: Mapping[str, float], best: str = "") -> list[str]:
 
 
 def _short(name: str, value: float) -> str:
-    fixed = not name.startswith("lr") and (1e-3 <= abs(value) < 1e4 or value == 0)
-    return f"{value:.4f}" if fixed else f"{value:.3g}"
+    return f"{value:.3g}" if name.startswith("lr") else digits(value)
+
+
+def digits(value: float) -> str:
+    """`0.1235`, `1.23e-05`: four digits after the point where they say enough."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def fold(text: str, width: int) -> str:
-    """Break lines that are longer than `width` where two spaces separate their parts."""
+    """Break lines that are longer than `width` where two spaces separate their parts, or else after a comma. What has
+    neither, such as a command, stays in one piece: it can be copied.
+    """
     lines = []
     for line in text.split("\n"):
         while len(line) > width:
             start = len(line) - len(line.lstrip())
             gap = line.rfind("  ", start + 1, width + 1)
+            if gap < 0 and "python " not in line:
+                gap = line.rfind(", ", start + 1, width) + 1
+            if gap <= 0:
+                gap = line.find("  ", max(width, start + 1))
             if gap < 0:
                 break
             lines.append(line[:gap].rstrip())

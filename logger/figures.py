@@ -1,10 +1,13 @@
 """Figures for the writers, by matplotlib (the extra `plots`). Colors differ for color-blind readers too (Okabe-Ito)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from utils import fonts
 
 LIBRARIES = {"matplotlib": "plots"}  # for the `libraries` of callbacks that draw
 RIGHT, WRONG = "#0072B2", "#C44F00"  # blue and orange; never by color alone: the text says it too
@@ -19,10 +22,12 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), dpi=DPI, layout="tight")  # twice as fast as `constrained`
 
 
-def picture(drawn: Any) -> Tensor:
-    """A figure as a picture [3, H, W], values 0..1."""
+def picture(drawn: Any, names: Iterable[str] = ()) -> Tensor:
+    """A figure as a picture [3, H, W], values 0..1. names: those in it that may need a font of this machine."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    if any(map(fonts.is_wide, names)):
+        fonts.use_in(drawn, FONT)
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]

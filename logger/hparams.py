@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from logger.writer import flat
+from logger.flat import flat
 
 SECTIONS = ("optimizer", "lr_scheduler", "seed", "data_loader", "arch", "loss")
 OF_TRAINER = ("type", "args", "epochs", "max_steps", "accumulate", "clip_grad_norm", "precision")

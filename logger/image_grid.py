@@ -9,8 +9,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from utils import fonts
+
 PAD = 2  # pixels
-LINE = 14  # pixels: the height of a line of text
+LINE, FONT = 14, 11  # pixels: the height of a line of text and of its font
 LEGIBLE, LARGE = 64, 160  # pixels: images with a caption are scaled to a width between these
 FRAME = 4  # pixels
 Normalization = tuple[Sequence[float], Sequence[float]]  # mean and std, of values 0..1
@@ -85,7 +87,8 @@ def _captioned(image: Tensor, label: str, color: str | None, lines: int) -> Tens
 def _text(text: str, width: int, lines: int, color: str) -> Tensor:
     """[3, lines * LINE, width], values 0..1."""
     strip = Image.new("RGB", (width, lines * LINE), "white")
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(11)
+    wide = fonts.wide(FONT) if fonts.is_wide(text) else None
+    draw, font = ImageDraw.Draw(strip), wide or ImageFont.load_default(FONT)
     for i, line in enumerate(text.split("\n")):
         draw.text((2, i * LINE), line, fill=color, font=font)
     return torch.from_numpy(np.array(strip)).permute(2, 0, 1).float() / 255

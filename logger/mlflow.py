@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from logger.console import log
-from logger.writer import RunInfo, Writer, flat, id_of, lacking, send
+from logger.flat import flat
+from logger.writer import RunInfo, Writer, id_of, lacking, send
 
 TAG = "groundwork.id"  # by which a resume finds the run
 PARAMS_AT_ONCE, LONGEST = 100, 6000  # limits of MLflow: parameters in a call, characters of a value

@@ -6,10 +6,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+REDRAW, IN_NOTEBOOK = 0.1, 1.0  # seconds between two drawings: each is a message to the browser
+COLUMNS = 100  # of a bar in a notebook, which has no width of its own
+
 
 def on_terminal() -> bool:
     """Whether stdout and stderr both go to a terminal, not to a file, a pipe or a notebook."""
     return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def in_notebook() -> bool:
+    """Whether stdout goes to the cell of a notebook, which takes a carriage return as a terminal does."""
+    return type(sys.stdout).__module__.startswith("ipykernel.")
+
+
+def can_redraw() -> bool:
+    """Whether a line can be drawn again and again: the condition for a bar."""
+    return on_terminal() or in_notebook()
 
 
 class _Bar(tqdm):
@@ -24,10 +37,10 @@ class _Bar(tqdm):
 
 
 class ProgressBar:
-    """A bar over the steps of an epoch. Without a terminal it shows nothing: log lines report instead."""
+    """A bar over the steps of an epoch. Where no line can be redrawn it shows nothing: log lines report instead."""
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled and on_terminal()
+        self.enabled = enabled and can_redraw()
         self._bar: _Bar | None = None
         self._values: Sequence[str] = ()
         self._live: Callable[[], Sequence[str]] | None = None
@@ -47,14 +60,18 @@ class ProgressBar:
         self.stop()
         if self.enabled:
             self._live = live
+            notebook = in_notebook()
             self._bar = _Bar(
+                file=sys.stdout if notebook else sys.stderr,  # a cell keeps the two apart: the bar would break up
+                mininterval=IN_NOTEBOOK if notebook else REDRAW,
+                ncols=COLUMNS if notebook else None,
                 desc=label,
                 total=total,
                 initial=done,
                 delay=delay,
                 bar_format="{desc} {bar:10} {n_fmt}/{total_fmt}{tail}",
                 leave=False,
-                dynamic_ncols=True,
+                dynamic_ncols=not notebook,
                 miniters=1,
             )
             self._bar.tail = self._tail

@@ -123,16 +123,3 @@ def id_of(folder: Path) -> str:
     made = secrets.token_hex(8)
     write_atomic(path, made.encode())
     return made
-
-
-def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} as {a.b: 1}; lists of parts by their number."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
-            value = {str(number): entry for number, entry in enumerate(value)}
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{at}{key}.")
-        else:
-            found[f"{at}{key}"] = value
-    return found

@@ -30,8 +30,8 @@ def focal_loss(output: Tensor, target: Tensor, gamma: float = 2.0, ignore_index:
     gamma: 0 is cross-entropy. The mean is over all labels but those of `ignore_index`.
     """
     losses = F.cross_entropy(output, target, ignore_index=ignore_index, reduction="none")
-    kept = target != ignore_index
-    return ((1 - (-losses).exp()) ** gamma * losses).sum() / kept.sum()
+    wrong = (1 - (-losses).exp()).clamp(min=torch.finfo(losses.dtype).tiny)  # at 0, its power has no gradient
+    return (wrong**gamma * losses).sum() / count_labels(target, ignore_index)
 
 
 def dice_loss(output: Tensor, target: Tensor, smooth: float = 1.0, ignore_index: int = 255) -> Tensor:

@@ -12,7 +12,13 @@ from torch import Tensor, nn  # noqa: F401 (for your code)
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Whether the class of the highest score [B, C] is the target [B]."""
-    return output.argmax(dim=1) == target
+    found = output.argmax(dim=1)
+    if found.shape != target.shape:
+        raise ValueError(
+            f"accuracy: it is for one class per sample [B], and the targets are {list(target.shape)}; of several "
+            f"labels per sample, give {{type: Accuracy, args: {{task: multilabel, num_labels: N}}}} of torchmetrics"
+        )
+    return found == target
 
 
 def top_k_acc(output: Tensor, target: Tensor, k: int = 3) -> Tensor:

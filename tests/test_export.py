@@ -26,9 +26,10 @@ __all__ = ["test_py", "tiny"]
 
 GALLERY = (
     "MnistModel", "MLP", "ConvNet", "SmallResNet", "UNet", "TabularMLP", "BagOfTokens", "TextCNN", "TextTransformer",
-    "ViT", "GPT", "AudioCNN", "GAN",
+    "ViT", "GPT", "AudioCNN", "CNN1d", "GAN",
 )  # fmt: skip
-PARTS = {"Block", "CausalAttention", "TransformerBlock", "CNN1d"}  # of a GPT and a ViT; no loader has signals
+PARTS = {"Block", "CausalAttention", "TransformerBlock"}  # of a GPT and a ViT
+LENGTHS = {"BagOfTokens", "TextCNN", "TextTransformer", "GPT", "AudioCNN", "CNN1d"}  # take inputs of any length
 CONV = "arch={type: ConvNet, args: {widths: [4]}}"
 
 
@@ -89,13 +90,22 @@ def raw_weights(tiny: Tiny) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GALLERY)
 def test_the_gallery(name: str, tmp_path: Path) -> None:
-    """By torch.export, then in ONNX; compared on samples of several sizes and lengths."""
+    """In each format; compared on samples of several sizes and lengths, which may vary as the metadata says."""
     onnx_is_installed()
-    for needed, models_of in (("polars", ["TabularMLP"]), ("soundfile", ["AudioCNN"])):
+    for needed, models_of in (("polars", ["TabularMLP"]), ("soundfile", ["AudioCNN"]), ("safetensors", GALLERY)):
         if name in models_of:
             pytest.importorskip(needed, reason="reads the samples of this model")
     run = benchmark.trained(name, benchmark.gallery(tmp_path)[name], tmp_path)
-    assert job.export(job.Source(str(run), []), job.Options(format="onnx")).difference < 1e-5
+    chosen: formats.Format
+    for chosen in ("onnx", "torch_export", "safetensors"):
+        report = job.export(job.Source(str(run), []), job.Options(format=chosen))
+        assert report.difference < 1e-5, chosen
+        if chosen != "safetensors":
+            _, model = exported.source(report.path, [])
+            assert isinstance(model, exported.Exported)
+            (first, *_) = model.about["inputs"]
+            assert first["shape"][0] == "batch"
+            assert first["shape"].count("length") == (name in LENGTHS), (chosen, first)
 
 
 def test_the_gallery_is_whole() -> None:
@@ -166,6 +176,7 @@ class Odd(nn.Module):
         return -x if x.sum() > 0 else x
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "MLP", lambda in_features, hidden: Depends())
     tiny.train()

@@ -32,6 +32,7 @@ def rows(path: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_it_finds_trains(tiny: Tiny, config: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="draws the plot")
     find.main(["lr", "-c", config, "--low", "1e-4", "--high", "1e4", "--steps", "60"])

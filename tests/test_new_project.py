@@ -70,13 +70,6 @@ def test_copy(run, tmp_path, mode):
     assert record["files"] == {path: new_project.digest(copy / path) for path in files - {".template.json"}}
 
 
-def test_minimal_is_another_word_for_the_default(run, tmp_path):
-    assert run("new_project.py", "A", env=SOMEONE).returncode == 0
-    assert run("new_project.py", "B", "--minimal", env=SOMEONE).returncode == 0
-    assert files_of(tmp_path / "A") == files_of(tmp_path / "B")
-    assert run("new_project.py", "C", "--minimal", "--full", env=SOMEONE).returncode == 2
-
-
 def test_the_small_copy_has_the_tests_of_what_is_yours():
     tests = [path for path in new_project.wanted(full=False) if path.startswith("tests/")]
     assert {

@@ -17,8 +17,9 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 import new_project
-from utils.config import names as parts
-from utils.config.schema import Model, Part, RunConfig, TrainerConfig, describe
+from utils.config import sections as parts
+from utils.config.messages import describe
+from utils.config.schema import Model, Part, RunConfig, TrainerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README, KOREAN = ROOT / "README.md", ROOT / "README.ko.md"

@@ -166,6 +166,8 @@ def test_a_recipe_trains_and_tests(title: str, data: Path, monkeypatch: pytest.M
 def test_a_trick_trains(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if title == "Metrics of torchmetrics":
         pytest.importorskip("torchmetrics", reason="needs torchmetrics: make extra NAME=metrics")
+    if title == "Schedule-free":
+        pytest.importorskip("schedulefree", reason="needs schedulefree: make extra NAME=schedulefree")
     if title == "Pretrained models":
         pytest.skip("needs the network, which has the weights; tests/utils/config/test_published.py tests it without")
     import train

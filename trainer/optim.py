@@ -1,7 +1,7 @@
 """Your optimizers and learning-rate schedules. A config may also name those of torch.optim."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -113,3 +113,30 @@ class MuonAdamW(Optimizer):
     def step(self, closure: Any = None) -> Any:
         for inner, _ in self._inner:
             inner.step()
+
+
+def AdamWScheduleFree(
+    params: Iterable[Any],
+    lr: float = 2.5e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    warmup_steps: int = 0,
+) -> Optimizer:
+    """AdamW that needs no learning-rate schedule, of the library schedulefree; with the callback ScheduleFree."""
+    from schedulefree import AdamWScheduleFree as Wrapped  # type: ignore[import-untyped]
+
+    return Wrapped(params, lr=lr, betas=betas, weight_decay=weight_decay, warmup_steps=warmup_steps)
+
+
+def SGDScheduleFree(
+    params: Iterable[Any], lr: float = 1.0, momentum: float = 0.9, weight_decay: float = 0.0, warmup_steps: int = 0
+) -> Optimizer:
+    """SGD that needs no learning-rate schedule, of the library schedulefree; with the callback ScheduleFree."""
+    from schedulefree import SGDScheduleFree as Wrapped
+
+    return Wrapped(params, lr=lr, momentum=momentum, weight_decay=weight_decay, warmup_steps=warmup_steps)
+
+
+_NEEDS = {"schedulefree": "schedulefree"}  # library -> extra in pyproject.toml
+AdamWScheduleFree.libraries = _NEEDS  # type: ignore[attr-defined]
+SGDScheduleFree.libraries = _NEEDS  # type: ignore[attr-defined]

@@ -4,7 +4,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,10 +66,9 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the config")
     given = vars(parser.parse_intermixed_args(argv))
 
-    words = given.pop("config_files", [])
-    files = [word for word in words if "=" not in word or os.path.exists(word)]  # Path raises for a long name
-    keys = [word for word in words if word not in files] + given.pop("overrides")
-    _check_keys(parser, keys)
+    files, keys = files_and_keys(given.pop("config_files", []))
+    keys += given.pop("overrides")
+    check_keys(parser, keys)
     arguments = Arguments(config_files=files, overrides=given.pop("short", []) + keys, **given)
     if not files and arguments.resume in (None, "auto"):
         parser.error(f"no config given; try: {Path(sys.argv[0]).name} -c config/digits.yaml")
@@ -101,7 +100,7 @@ def parse_run(
         keys = [word for word in words if re.match(pattern, word) and not os.path.exists(word)]
         setattr(args, name, [word for word in words if word not in keys])
         args.overrides += keys
-    _check_keys(parser, args.overrides)
+    check_keys(parser, args.overrides)
     if len(args.runs) != 1 and not several:
         parser.error(f"-r: give one run, got {len(args.runs)}: {', '.join(args.runs)}")
     args.run = args.runs[0]
@@ -117,11 +116,18 @@ def parser_for(description: str, epilog: str = "") -> argparse.ArgumentParser:
     )
 
 
-def _check_keys(parser: argparse.ArgumentParser, keys: list[str]) -> None:
+def files_and_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands after -c: config files, and KEY=VALUE, which may follow them."""
+    files = [word for word in words if "=" not in word or os.path.exists(word)]  # Path raises for a long name
+    return files, [word for word in words if word not in files]
+
+
+def check_keys(parser: argparse.ArgumentParser, keys: Sequence[str], example: str = "trainer.epochs=3") -> None:
+    """Exit with 2 if one of these is not KEY=VALUE."""
     for word in keys:
         if "=" not in word:
             file = "; to use a config file, write -c FILE" if Path(word).suffix in (".yaml", ".yml", ".json") else ""
-            parser.error(f"'{word}' is not KEY=VALUE, for example trainer.epochs=3{file}")
+            parser.error(f"'{word}' is not KEY=VALUE, for example {example}{file}")
 
 
 def read(args: Arguments) -> "tuple[Config, Run]":

@@ -4,7 +4,7 @@ import re
 import signal
 from collections.abc import Iterable
 
-TAKEN_BY_THE_SYSTEM = ("Killed", "Bus error")  # what signals are called that mean: no memory, no shared memory
+TAKEN_BY_THE_SYSTEM = ("Killed", "Bus error")  # signals that mean: out of memory, or of shared memory
 
 
 class UsageError(Exception):

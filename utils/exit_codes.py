@@ -1,5 +1,6 @@
 """The exit code of each outcome: a contract of ARCHITECTURE.md that scripts depend on."""
 
+import io
 import os
 import sys
 import traceback
@@ -11,6 +12,9 @@ from utils.errors import Interrupted, Stopped, UsageError, dead_worker
 
 def exit_with(main: Callable[[], int | None]) -> None:
     """Run `main`, print how it failed, and exit with the code that it returns (None: 0) or of its error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the console lacks ends no run
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = _explained(main) or 0
     except (UsageError, Stopped) as e:

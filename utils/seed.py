@@ -55,7 +55,7 @@ class Wanted(NamedTuple):
     seed: int
     epoch: int
     indices: np.ndarray  # int64 [B]
-    occurrences: np.ndarray | None = None  # int64 [B]: tells apart the times that one comes in its epoch; None: all 0
+    occurrences: np.ndarray | None = None  # int64 [B]: how often each came before in its epoch; None: all 0
 
     def keys(self) -> np.ndarray:
         return keys_of(*self)

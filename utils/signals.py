@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)  # SLURM's warning; Windows has none
-TIME_UP = 1  # stands for a signal, below the numbers of real ones: a signal that comes as well decides the exit code
+TIME_UP = 1  # in place of a signal, and below all real ones: a signal that comes as well decides the exit code
 SIGNALS = [number for number in (signal.SIGTERM, signal.SIGINT, SIGUSR1) if number is not None]
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data_loader.engine.failures import describe, shape_of
-from data_loader.engine.images.decode import Box, resize
 from data_loader.engine.splits import length
 from utils.errors import UsageError
 
@@ -123,7 +122,8 @@ def of_image(transforms: Sequence[Transform], image: Any) -> Any:
     makes (ToPILImage) go to the next as they are."""
     made: Any = None
     for transform in transforms:
-        if not getattr(transform, "decodes", False) and (image is not made or isinstance(transform, OfBatches)):
+        decodes = getattr(transform, "decodes", False) and hasattr(image, "rgb")
+        if not decodes and (image is not made or isinstance(transform, OfBatches)):
             image = as_tensor(image)
         image = made = _call(transform, image)
     return as_tensor(image)
@@ -137,25 +137,6 @@ def as_tensor(image: Any) -> Any:
         return image
     pixels = np.array(image)
     return torch.from_numpy(pixels[:, :, None] if pixels.ndim == 2 else pixels).permute(2, 0, 1)
-
-
-class TensorImage:
-    """A tensor [C, H, W] for transforms that crop files: see decode.AnyImage."""
-
-    def __init__(self, image: Tensor) -> None:
-        self.image, self.size = image, (image.shape[2], image.shape[1])
-
-    def crop(self, box: Box, height: int, width: int) -> Tensor:
-        left, top, right, bottom = box
-        return resize(self.image[:, top:bottom, left:right], height, width)
-
-    def rgb(self) -> Any:
-        return self.image
-
-
-def sized(image: Any) -> Any:
-    """An image with `size` and `crop`, whatever a transform is given."""
-    return TensorImage(image) if isinstance(image, Tensor) else image
 
 
 def _call(transform: Transform, image: Any) -> Any:

@@ -35,7 +35,7 @@ class BaseDataLoader:
     batch_size: samples per optimizer step, over all ranks and micro-batches.
     validation_split: samples held out for validation, as a fraction or a count; the same ones for every seed.
     valid_dataset: a validation set of its own, instead of validation_split; or several, as a mapping from name.
-    collate_fn: list of samples -> batch.
+    collate_fn: list of samples -> batch (default: the data set's `collate_fn`, if it has one, or torch's).
     batch_transform: batch -> batch, in the main process and on the run's device: for what is faster there.
     prefetch: batches that each worker reads ahead.
     resident: keep the data set on the run's device and make its batches there. It must have `to(device)`.
@@ -111,7 +111,8 @@ class BaseDataLoader:
         self.dataset, self.batch_size = augmented(dataset, transforms), batch_size
         self.shuffle, self.num_workers = shuffle, num_workers
         self.batch_transforms = BatchTransforms(batch_transforms) if batch_transforms else None
-        self.collate_fn, self.batch_transform = collate_fn or collate, batch_transform
+        self.collate_fn = collate_fn or getattr(dataset, "collate_fn", None) or collate
+        self.batch_transform = batch_transform
         self.prefetch, self.resident, self.bucket = prefetch, resident, bucket
         self.eval_dataset = augmented(dataset if eval_dataset is None else eval_dataset, eval_transforms)
         several = {name: augmented(d, eval_transforms) for name, d in by_name(valid_dataset).items()}

@@ -63,6 +63,10 @@ def size_of(data: Any, given: int) -> int:
         return tensor
 
     each_tensor(count, data)
-    if not lengths or given in lengths:
+    parts = data if isinstance(data, (list, tuple)) else ()
+    entries = {len(part) for part in parts if type(part) in (list, tuple)}
+    if not lengths or given in lengths or given in entries:
         return given
+    if parts and len(entries) == 1 and len(set(lengths)) > 1 and all(type(p) in (list, tuple) for p in parts):
+        return entries.pop()  # an entry per sample: images and boxes, say, as tuple(zip(*samples)) makes them
     return max(reversed(lengths), key=lengths.count)  # of several, the last one: that of the targets

@@ -5,19 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
 from utils.errors import UsageError
 
 
-def class_facts(class_names: Sequence[str], labels: Tensor | None = None) -> dict[str, Any]:
-    """num_classes, class_names and, from the training labels [N], class_counts."""
-    facts: dict[str, Any] = {"num_classes": len(class_names), "class_names": list(class_names)}
-    if labels is not None:
-        facts["class_counts"] = torch.bincount(labels, minlength=len(class_names)).tolist()
-    return facts
+def class_facts(class_names: Sequence[str]) -> dict[str, Any]:
+    """num_classes and class_names; class_counts are counted from the labels (count_classes)."""
+    return {"num_classes": len(class_names), "class_names": list(class_names)}
 
 
 def facts_of(dataset: Any) -> dict[str, Any]:
@@ -42,8 +38,8 @@ def count_classes(loader: Any) -> None:
     """State the class_counts of a loader's training samples, without those held out, where labels are known."""
     n = loader.facts.get("num_classes")
     labels = _labels_of(loader) if isinstance(n, int) else None
-    if n and labels is not None and labels.dtype.kind in "iu":
-        taken = labels[loader.samples(np.arange(len(loader.samples)))]
+    if n and labels is not None and labels.dtype.kind in "iub":
+        taken = labels[loader.samples(np.arange(len(loader.samples)))].astype(np.int64)
         if taken.min() >= 0 and taken.max() < n:
             loader.facts = {**loader.facts, "class_counts": np.bincount(taken, minlength=n).tolist()}
 

@@ -70,7 +70,9 @@ def not_collated(indices: np.ndarray, samples: Sequence[Any], error: BaseExcepti
     why = "their shapes or types differ" if differ else describe(error)
     lines = [f"samples {numbers(indices)} do not collate into a batch: {why}"]
     lines += [f"  {kind}: samples {numbers(which)}" for kind, which in list(kinds.items())[:SHOWN]]
-    if is_own:
+    if "<class 'PIL." in str(error):
+        lines.append("Make tensors of pictures of PIL: set transforms and eval_transforms, to [ToImage] say")
+    elif is_own:
         lines.append("The error is in the data loader's own collate_fn; these are the samples that it was given")
     else:
         lines.append(

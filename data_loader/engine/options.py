@@ -17,6 +17,8 @@ def by_name(datasets: Any) -> dict[str, Any]:
 def check_options(loader: Any, validation_split: float | int, folds: int | None) -> None:
     if loader.batch_size < 1:
         raise UsageError(f"data_loader: batch_size is {loader.batch_size}; give 1 or more")
+    if loader.num_workers < 0:
+        raise UsageError(f"data_loader: num_workers is {loader.num_workers}; give 0 or more")
     if loader.prefetch < 1:
         raise UsageError(f"data_loader: prefetch is {loader.prefetch}; give 1 or more batches per worker")
     for name, dataset in by_name(loader.valid_dataset).items():

@@ -4,14 +4,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch.utils.data import get_worker_info
 
 from data_loader.engine import generators
+from data_loader.engine.augmentation import TransformError
 from data_loader.engine.batch import Batch, size_of
 from data_loader.engine.changes import numbers_changed
 from data_loader.engine.collate import collate
 from data_loader.engine.failures import FAILURES, describe, not_collated, numbers, unreadable
+from data_loader.engine.reachable import reachable
 from utils.errors import SampleError
 from utils.seed import Wanted, fetching
+
+OPEN_FILES = {  # what reads at a position of its own
+    *(f"_io.{name}" for name in ("BufferedRandom", "BufferedReader", "FileIO", "TextIOWrapper")),
+    *("h5py.Dataset", "h5py.File", "sqlite3.Connection", "tarfile.TarFile", "zipfile.ZipFile"),
+}
 
 
 class Reader:
@@ -44,6 +52,7 @@ class Reader:
         return batch
 
     def _first_read(self, wanted: Wanted) -> Batch:
+        notes = _shared_files(self.dataset) if get_worker_info() is not None else []
         self.generators = generators.own_generators(self)
         with numbers_changed(self) as changed:
             batch = self._read(wanted)
@@ -52,10 +61,11 @@ class Reader:
             self.generators = made
             batch = self._read(wanted)
         if changed:
-            batch.note = (
+            notes.append(
                 f"data_loader: reading samples changes {', '.join(changed)}. If samples depend on it, they differ with "
                 f"the number of workers and after a resume: compute it from the index instead"
             )
+        batch.note = "\n".join(notes)
         return batch
 
     def _read(self, wanted: Wanted) -> Batch:
@@ -165,7 +175,31 @@ class Reader:
         """The note for a skipped sample; raises SampleError if none may be skipped."""
         reason = unreadable(self.dataset, index, error)
         if not self.skip_bad:
+            what = "Correct or leave out this transform" if isinstance(error, TransformError) else "Repair or remove it"
             raise SampleError(
-                f"{reason}\nRepair or remove it, or set trainer.skip_bad_samples=N to skip up to N such samples"
+                f"{reason}\n{what}, or set trainer.skip_bad_samples=N to skip up to N such samples"
             ) from error
         return index, reason
+
+
+def _shared_files(dataset: Any) -> list[str]:
+    """What to say of files that were open when the workers started: these share one position in each."""
+    found = [path for path, value in reachable(dataset, "dataset") if _is_open(value)]
+    return [
+        f"data_loader: {path} is open in all workers, which move its position for each other, so that they may read "
+        f"wrong data: open it in __getitem__, once in each process (compare os.getpid()), or set num_workers to 0"
+        for path in found
+    ]
+
+
+def _is_open(value: Any) -> bool:
+    kind = type(value)
+    if f"{kind.__module__.partition('.')[0]}.{kind.__name__}" not in OPEN_FILES:
+        return False
+    if (
+        getattr(value, "closed", False)
+        or getattr(value, "fp", value) is None
+        or (kind.__module__[:4] == "h5py" and not value)
+    ):
+        return False
+    return getattr(value, "readable", lambda: True)()

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
+from data_loader.engine.changes import log
 from data_loader.engine.facts import column_of, labels_of
 from data_loader.engine.sampler import Permutation
 from utils.errors import UsageError
@@ -76,7 +77,11 @@ def split_of(
         raise UsageError(f"data_loader: folds is {folds}; give 2 to {n}, which is the number of samples")
     if folds is not None and fold is not None and not 0 <= fold < folds:
         raise UsageError(f"data_loader: fold is {fold}; the {folds} folds are numbered 0 to {folds - 1}")
-    if folds is None and not ((stratify or group) and validation_split):
+    option = f"group is {group}" if group else f"stratify is {str(stratify).lower()}" if stratify else ""
+    if option and folds is None and not validation_split:
+        log.warning(f"data_loader: {option} has no effect without validation_split or folds: nothing is divided")
+        option = ""
+    if folds is None and not option:
         return split(n, validation_split)
     if folds is None:
         held_out = held_out_count(n, validation_split)

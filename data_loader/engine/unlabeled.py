@@ -1,12 +1,12 @@
 """Data without targets, for predict.py: files, a folder, or a table that names files; in the order they are given."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_loader.engine.images.image_files import is_hidden
 from data_loader.engine.images.image_table import Finder, read_table
+from data_loader.engine.paths import files_below
 from utils.errors import DataError
 
 LISTS = (".csv", ".tsv")
@@ -16,11 +16,15 @@ SHOWN = 5  # missing files that an error lists
 
 
 class Unlabeled(NamedTuple):
-    """names: what each sample is called in the output. paths: of their files. columns: of a table, by name, as text."""
+    """names: what each sample is called in the output. paths: of their files. columns: of a table, by name, as text.
 
-    names: list[str]
+    bad: rows that could not be read and are none of these samples: what each is called, and why.
+    """
+
+    names: Sequence[str | int]
     paths: list[str]
-    columns: dict[str, list[str]]
+    columns: Mapping[str, Sequence[str]]
+    bad: Sequence[tuple[str, str]] = ()
 
 
 def unlabeled_files(
@@ -50,7 +54,7 @@ def unlabeled_files(
     names, paths = list[str](), list[str]()
     for path in data:
         if os.path.isdir(path):
-            found = [p for p in _walk(path) if p.lower().endswith(tuple(suffixes))]
+            found = files_below(path, suffixes)
             if not found:
                 raise DataError(f"no files ({', '.join(suffixes)}) in the folder {path}; give another one")
             paths += found
@@ -63,12 +67,17 @@ def unlabeled_files(
     return Unlabeled(names, paths, {})
 
 
-def row_names(columns: dict[str, list[str]], n: int) -> list[str]:
-    """The names of the rows of a table: its column `id` or the like, if no value comes twice; else 1, 2, 3, ..."""
+def row_names(
+    columns: Mapping[str, Sequence[str]], n: int, numbers: Sequence[int] | None = None
+) -> Sequence[str | int]:
+    """The names of the rows of a table: its column `id` or the like, if no value comes twice; else 1, 2, 3, ...
+
+    numbers: those of the rows, where some are left out.
+    """
     for name, values in columns.items():
         if name.lower() in IDS and len(set(values)) == n:
             return values
-    return [str(number) for number in range(1, n + 1)]
+    return range(1, n + 1) if numbers is None else numbers
 
 
 def _listed(path: Path, column: str | None, folder: Path | None, suffix: str) -> Unlabeled:
@@ -83,12 +92,3 @@ def _listed(path: Path, column: str | None, folder: Path | None, suffix: str) ->
         for name in names
     ]
     return Unlabeled(names, paths, table.columns)
-
-
-def _walk(folder: str) -> list[str]:
-    """All files in a folder and those below it, by their paths; not those that systems hide between them."""
-    found = []
-    for at, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [os.path.join(at, name) for name in files if not is_hidden(name)]
-    return sorted(found)

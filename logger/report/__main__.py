@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from logger.report import page, paired, picture, table
-from logger.report.runs import find
+from logger.report.runs import Run, find
 from logger.report.settings import Metric, Setting, settings
 from utils.errors import UsageError
 from utils.exit_codes import exit_with
@@ -25,25 +25,38 @@ def main(argv: list[str] | None = None) -> int:
         if path.suffix not in (".html", ".png"):
             raise UsageError(f"--out {path}: expected a file that ends with .html or .png")
     metric = Metric.of(args.metric) if args.metric else None
+    if args.paired and len(args.folders) != 2:
+        raise UsageError(f"--paired {args.paired}: expected two folders, A and B, got {len(args.folders)}")
+    runs, broken = find(args.folders)
     comparison = None
     if args.paired:
-        if len(args.folders) != 2:
-            raise UsageError(f"--paired {args.paired}: expected two folders, A and B, got {len(args.folders)}")
-        a, b = (find([folder])[0] for folder in args.folders)
+        a, b = _sides(runs, broken, args.folders, args.paired)
         comparison = paired.compare(a, b, args.paired, metric)
-    runs, broken = find(args.folders)
     found = settings(runs, metric)
     for path in args.out:
-        if path.suffix == ".html":
-            path.write_text(page.html(found, broken, comparison), encoding="utf-8")
-        else:
-            picture.draw(found, path)
+        try:
+            if path.suffix == ".html":
+                path.write_text(page.html(found, broken, comparison), encoding="utf-8")
+            else:
+                picture.draw(found, path)
+        except OSError as e:
+            raise UsageError(f"--out {path}: {e.strerror or e}; give a file in a folder that you can write to") from e
     if args.json:
         result = table.as_json(found, broken) | ({"paired": comparison.as_json()} if comparison else {})
         print(json.dumps(result, indent=2, default=str))
     else:
         _print(found, broken, comparison, args.out)
     return 0
+
+
+def _sides(runs: Sequence[Run], broken: dict[Path, str], folders: Sequence[Path], key: str) -> list[list[Run]]:
+    """The runs of A and those of B."""
+    sides = [[run for run in runs if run.folder.is_relative_to(folder)] for folder in folders]
+    for folder, side in zip(folders, sides, strict=True):
+        if not side:
+            why = "".join(f"\n  {of}: {reason}" for of, reason in broken.items() if of.is_relative_to(folder))
+            raise UsageError(f"--paired {key}: {folder} holds no run that can be read; give two folders that do{why}")
+    return sides
 
 
 def _print(found: Sequence[Setting], broken: dict[Path, str], comparison: Any, written: Sequence[Path]) -> None:

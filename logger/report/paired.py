@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from logger.console import digits
 from logger.report.runs import Run
 from logger.report.settings import Metric, as_text
-from logger.report.table import digits
 from utils.errors import UsageError
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from logger.flat import flat
 from utils.config import files
 from utils.errors import UsageError
 
@@ -132,28 +133,19 @@ def _run_folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
 def read(folder: Path) -> Run:
     """Raises BrokenRun. A line that is only half written, as of a run that trains, is left out."""
     try:
-        config = _flat(yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), files.Loader))
+        found = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), files.Loader)
     except FileNotFoundError:
         raise BrokenRun("it has no config.yaml") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise BrokenRun(f"config.yaml cannot be read: {' '.join(str(e).split())}") from e
-    if not config:
+    if not found or not isinstance(found, Mapping):
         raise BrokenRun("config.yaml is empty or no mapping")
-    run = Run(folder, config, {})
+    run = Run(folder, flat(found, number_lists=False), {})
     run.points, wrong = _points(folder / "metrics.jsonl")
     if wrong:
         run.notes.append(f"metrics.jsonl: {wrong} lines cannot be read and are left out")
     _read_log(run)
     return run
-
-
-def _flat(config: Any, start: str = "") -> dict[str, Any]:
-    """`{"trainer": {"epochs": 1}}` as `{"trainer.epochs": 1}`; `{}` of anything but a mapping."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items() if isinstance(config, Mapping) else ():
-        below = _flat(value, f"{start}{key}.")
-        flat |= below or {f"{start}{key}": value}
-    return flat
 
 
 def _points(path: Path) -> tuple[dict[str, list[Point]], int]:

@@ -108,4 +108,15 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def as_text(value: Any) -> str:
-    return "off" if value is None else json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value)
+    """A value of a config; a part as NAME or NAME(argument=value)."""
+    if value is None:
+        return "off"
+    if isinstance(value, dict) and set(value) in ({"type"}, {"type", "args"}):
+        args = value.get("args") or {}
+        if not isinstance(args, dict):
+            return json.dumps(value, default=str)
+        given = ", ".join(f"{name}={as_text(argument)}" for name, argument in args.items())
+        return f"{value['type']}({given})" if given else str(value["type"])
+    if isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        return ", ".join(map(as_text, value))
+    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value)

@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from logger.console import digits
 from logger.estimate import clock_text
 from logger.report.runs import Run
 from logger.report.settings import MISSING, Setting, Summary, as_text, changed_keys, short_names
+
+LONGEST = 60  # characters of a value of a config: the results must stay in sight; --json has all of it
 
 
 def columns(found: Sequence[Setting]) -> list[str]:
@@ -25,8 +28,8 @@ def rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
     head += ["at step", "last", "test", "time", "samples/s"]
     differing = what_differs(found) if several else {}
     lines = []
-    for setting in found:
-        values = [as_text(setting.config.get(key, MISSING)) for key in keys]
+    shown = [fitted([as_text(setting.config.get(key, MISSING)) for setting in found]) for key in keys]
+    for setting, values in zip(found, zip(*shown, strict=True) if keys else [()] * len(found), strict=True):
         best = [number(setting.best)] if one_metric else [setting.metric.name, number(setting.best)]
         lines.append(
             [
@@ -71,15 +74,24 @@ def text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(out)
 
 
+def fitted(values: Sequence[str]) -> list[str]:
+    """The values of a key; long ones without what they begin with in common, and cut."""
+    if max(map(len, values), default=0) <= LONGEST:
+        return list(values)
+    same = 0
+    if len(set(values)) > 1:
+        while len({value[:same] for value in values}) == 1:
+            same += 1
+        same = max(0, same - 10)
+    values = [f"…{value[same:]}" if same else value for value in values]
+    return [value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…" for value in values]
+
+
 def number(summary: Summary) -> str:
     """`0.9967 ± 0.0012`"""
     if summary.mean is None:
         return MISSING
     return digits(summary.mean) + (f" ± {digits(summary.sd)}" if summary.sd is not None else "")
-
-
-def digits(value: float) -> str:
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
@@ -143,13 +155,16 @@ def _run_json(run: Run, setting: Setting) -> dict[str, Any]:
 
 def what_differs(found: Sequence[Setting]) -> dict[int, str]:
     """`lr=0.1 widths=[32]` for each setting, of the keys in which those of the same name differ."""
-    texts = {}
+    texts: dict[int, str] = {}
     for name in dict.fromkeys(setting.name for setting in found):
         group = [setting for setting in found if setting.name == name]
         short = short_names(changed_keys([setting.config for setting in group]))
-        for setting in group:
-            parts = [f"{end}={as_text(setting.config[key])}" for key, end in short.items() if key in setting.config]
-            texts[id(setting)] = " ".join(parts)
+        parts: dict[int, list[str]] = {id(setting): [] for setting in group}
+        for key, end in short.items():
+            have = [setting for setting in group if key in setting.config]
+            for setting, value in zip(have, fitted([as_text(s.config[key]) for s in have]), strict=True):
+                parts[id(setting)].append(f"{end}={value}")
+        texts |= {of: " ".join(found_parts) for of, found_parts in parts.items()}
     return texts
 
 

@@ -57,7 +57,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "null byte",
         {"x.yaml": "name: a\0b\n"},
-        "x.yaml:1: this is not valid YAML (unacceptable character #x0000: special characters are not allowed)",
+        "x.yaml:1: this is not valid YAML (unacceptable character #x0000: special characters are not allowed); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "too large",
@@ -67,22 +67,22 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "tab",
         {"x.yaml": "name: demo\ntrainer:\n\tepochs: 3\n"},
-        "x.yaml:3: a tab in the indentation; use spaces",
+        "x.yaml:3: this is not valid YAML (found character '\\t' that cannot start any token); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "bad indentation",
         {"x.yaml": "name: demo\n  arch: Net\n"},
-        "x.yaml:2: this is not valid YAML (mapping values are not allowed here); check indentation, colons, brackets and quotes in this line and the one above",
+        "x.yaml:2: this is not valid YAML (mapping values are not allowed here); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "open bracket",
         {"x.yaml": "name: [demo\narch: Net\n"},
-        "x.yaml:2: this is not valid YAML (expected ',' or ']', but got ':'); check indentation, colons, brackets and quotes in this line and the one above",
+        "x.yaml:2: this is not valid YAML (expected ',' or ']', but got ':'); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "two documents",
         {"x.yaml": "name: a\n---\nname: b\n"},
-        "x.yaml:2: this is not valid YAML (but found another document); check indentation, colons, brackets and quotes in this line and the one above",
+        "x.yaml:2: this is not valid YAML (but found another document); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "duplicate key",
@@ -131,7 +131,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "unknown alias",
         {"x.yaml": "a: *b\n"},
-        "x.yaml:1: this is not valid YAML (found undefined alias 'b'); check indentation, colons, brackets and quotes in this line and the one above",
+        "x.yaml:1: this is not valid YAML (found undefined alias 'b'); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "deep",
@@ -523,7 +523,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "KEY=VALUE no YAML",
         {"set": ["metrics=[accuracy"]},
-        "command line: metrics=[accuracy: this is not valid YAML (expected ',' or ']', but got '<stream end>'); check indentation, colons, brackets and quotes in this line and the one above",
+        "command line: metrics=[accuracy: this is not valid YAML (expected ',' or ']', but got '<stream end>'); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "KEY=VALUE empty key",

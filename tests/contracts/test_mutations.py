@@ -21,7 +21,7 @@ IMPORTING = {
 }  # take seconds, most of them for imports
 
 
-COLUMNS = {"index"}  # keys that name a column of the data, which is not read here
+COLUMNS = {"index", "train", "test"}  # keys that name a column or a split of the data, which is not read here
 
 
 def keys(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:

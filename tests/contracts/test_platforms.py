@@ -206,6 +206,29 @@ def test_lock_and_ctrl_c(system: System, tmp_path: Path) -> None:
     assert steps == list(range(3, steps[-1] + 1, 3))
 
 
+@pytest.mark.slow
+@ON_WINDOWS
+def test_the_other_scripts(system: System, tmp_path: Path) -> None:
+    """With the writers of files; what they need an extra for is left out."""
+    (tmp_path / "scans").mkdir()
+    for number in range(3):
+        Image.new("L", (8, 8), 80 * number).save(tmp_path / f"scans/{number}.png")
+    few = [*DIGITS, "data_loader.args.num_workers=0"]
+    done(system("train.py", *few, "--run-id", "a", "logger=[csv, tensorboard]", "callbacks=[EMA, Mistakes]"))
+    rows = (tmp_path / RUN / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"3", "6"}
+
+    done(system("predict.py", "-r", RUN, "--data", "scans", "--out", "found.csv"))
+    assert len((tmp_path / "found.csv").read_text(encoding="utf-8").splitlines()) == 4
+    done(system("soup.py", RUN, "--out", "soup.pth"))
+    assert (tmp_path / "soup.pth").is_file()
+    done(system("find.py", "lr", *few, "--out", "rates"))
+    assert list(tmp_path.glob("rates*.csv"))
+    done(system("sweep.py", *few, "seed=1..2", "--sweep-id", "seeds"))
+    assert "seeds" in {path.name for path in (tmp_path / "saved/digits").iterdir()}
+    assert len((tmp_path / "saved/digits/seeds/table.csv").read_text(encoding="utf-8").splitlines()) > 1
+
+
 def wait_for(true: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
     for _ in range(1200):
         if true():

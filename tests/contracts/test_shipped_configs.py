@@ -23,7 +23,13 @@ def spoken_digits_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_runs(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs(
+    name: str,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     argv = ["-c", str(FOLDER / name), "--check"]
     if "MnistDataLoader" in (FOLDER / name).read_text():
         argv.append(f"data_loader.args.data_dir={request.getfixturevalue('mnist_dir')}")
@@ -48,8 +54,16 @@ def test_runs(name: str, request: pytest.FixtureRequest, capsys: pytest.CaptureF
     if name == "segmentation.yaml":
         from data_loader.engine.images import draw_shapes
 
-        folder = request.getfixturevalue("tmp_path")
-        draw_shapes.write(folder, {"train": 48, "val": 16})
-        argv.append(f"data_loader.args.data_dir={folder}")
+        draw_shapes.write(tmp_path, {"train": 48, "val": 16})
+        argv.append(f"data_loader.args.data_dir={tmp_path}")
+    formats = {"arrays.yaml": "npy", "tar_files.yaml": "tar", "hugging_face.yaml": "parquet"}
+    if name in formats:
+        if formats[name] == "parquet":
+            pytest.importorskip("datasets", reason="needs datasets: make extra NAME=huggingface")
+            argv.append(f"data_loader.args.cache_dir={tmp_path}/cache")
+        from data_loader.engine.files import write_digits
+
+        monkeypatch.chdir(tmp_path)
+        write_digits.write(formats[name], Path("data", f"digits_{formats[name]}"))
     train.main(argv)
     assert "it works, and a resume is bit-equal; nothing was left behind" in capsys.readouterr().out

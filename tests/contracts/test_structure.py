@@ -16,7 +16,6 @@ ENGINE = sorted(
         "trainer/checkpoint",
         "trainer/parallel",
         "trainer/inference",
-        "trainer/sweep",
         "trainer/export",
         "utils",
         "logger",

@@ -13,7 +13,7 @@ import test as testing
 from data_loader.arrays import ArrayDataLoader, MappedFiles
 from tests.data_loader.batches import first, whole
 from tests.tiny import Tiny, tiny
-from utils.errors import DataError, UsageError
+from utils.errors import DataError, SampleError, UsageError
 from utils.run_folder import find_checkpoint
 
 __all__ = ["tiny"]
@@ -61,6 +61,16 @@ def test_dtypes(dtype: str, files: Path) -> None:
     inputs = whole(load(files))[0]
     assert inputs.dtype == (torch.float32 if values.dtype.kind == "f" else torch.int64)
     assert inputs.tolist() == values.tolist() == whole(load(files, inputs="turned.npy"))[0].tolist()
+
+
+def test_targets_in_a_column_are_classes(files: Path) -> None:
+    np.save(files / "y.npy", numbers()[1][:, None])
+    loader = load(files)
+    assert whole(loader)[1].tolist() == numbers()[1].tolist()
+    assert loader.facts["class_counts"] == [20, 20, 20]
+    np.save(files / "x.npy", np.full((60, 2), 2**63, np.uint64))
+    with pytest.raises(SampleError, match="which int64 cannot hold"):
+        whole(load(files))
 
 
 def test_a_folder_is_one_array(files: Path) -> None:
@@ -146,6 +156,12 @@ def own_memory() -> float:
         ("x", np.array([{}] * 60), r"x.npy is of dtype object; give floats"),
         ("x", np.zeros(60, "M8[s]"), r"x.npy is of dtype datetime64\[s\]; give floats"),
         ("x", np.full((60, 2), np.nan), r"x.npy: row 0 has a number that is infinite or not a number"),
+        ("y", np.zeros(60, int), r"y.npy: all training rows are of one class, 0; there is nothing to learn"),
+        (
+            "y",
+            np.arange(60) * 1000,
+            r"y.npy has classes up to 59,000 in 60 training rows; number them 0, .*floats",
+        ),
         ("y", np.where(np.arange(60) == 5, -1, 1), r"y.npy, row 5: the class -1; the 2 classes of the training rows"),
     ],
 )
@@ -198,7 +214,7 @@ def test_files_that_do_not_fit(files: Path) -> None:
 def test_version_2_of_the_format(files: Path) -> None:
     with open(files / "x.npy", "wb") as file:
         np.lib.format.write_array(file, numbers()[0], version=(2, 0))
-    assert MappedFiles(str(files / "x.npy")).rows(np.array([3])).tolist() == numbers()[0][[3]].tolist()
+    assert MappedFiles([str(files / "x.npy")]).rows(np.array([3])).tolist() == numbers()[0][[3]].tolist()
 
 
 def test_a_run_learns_and_test_py_reads_by_what_was_learned(tiny: Tiny, files: Path) -> None:

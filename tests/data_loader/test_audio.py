@@ -156,7 +156,7 @@ def test_another_rate(rate: int, tmp_path: Path) -> None:
     assert high[200:3800].abs().max() < 0.01
 
 
-@pytest.mark.parametrize("kind", ["PCM_16", "PCM_24", "FLOAT", "FLAC", "stereo"])
+@pytest.mark.parametrize("kind", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "FLAC", "stereo"])
 def test_every_kind_of_file(kind: str, tmp_path: Path) -> None:
     wave, path = tone(440, 0.1), str(tmp_path / ("a.flac" if kind == "FLAC" else "a.wav"))
     if kind == "stereo":
@@ -202,6 +202,15 @@ def test_files_by_name(tones: Path) -> None:
     assert len(set(held_out)) == 1
 
 
+def test_other_files_are_found_and_hidden_ones_are_not(tones: Path) -> None:
+    for name in ("low_a_90.ogg", "high_a_90.mp3", "low_a_91.aiff"):
+        soundfile.write(tones / name, tone(400, 0.2), RATE)
+    (tones / "._low_a_92.wav").write_bytes(b"no audio")
+    loader = clips(tones, test={}, pattern=PATTERN.replace("wav", r"\w+"), batch_size=51)
+    assert len(loader.dataset) == 51
+    assert first(loader)[0][0].isfinite().all()
+
+
 def test_class_folders(tones: Path, tmp_path: Path) -> None:
     for part, start in (("train", 0), ("test", 3)):
         for name in ("high", "low"):
@@ -214,7 +223,7 @@ def test_class_folders(tones: Path, tmp_path: Path) -> None:
     assert [Path(path).parts[-3:-1] for path, _ in test.dataset.samples[:3]] == [("test", "high")] * 3  # type: ignore[attr-defined]
     (tmp_path / "test/new").mkdir()
     (tmp_path / "test/high/0.WAV").rename(tmp_path / "test/new/0.wav")
-    with pytest.raises(DataError, match=r"0.wav is of the class 'new', which no file to train with has; .* high, low"):
+    with pytest.raises(DataError, match=r"0.wav: the class 'new' is in no training sample.* high, low"):
         AudioDataLoader(str(tmp_path), training=False, facts=loader.facts)
 
 
@@ -225,11 +234,11 @@ def test_a_table_of_files(tones: Path) -> None:
     loader = clips(tones, table=str(table), test={"room": [2]}, batch_size=2)
     assert loader.facts == {"num_classes": 2, "class_names": ["hi", "lo"], "class_counts": [1, 1]}
     for text, words in (
-        (rows.replace("label", "class"), "t.csv has the columns file, class, room; it needs file and label"),
+        (rows.replace("label", "class"), "t.csv has no column 'label'.*; it has: file, class, room"),
         (rows.replace("low_a_0", "nowhere"), r"t.csv, row 3: there is no file .*nowhere.wav"),
-        (rows.replace("lo,2", ",2"), r"t.csv, row 4: it needs one field for each of file, label, room, none empty"),
-        (rows + "low_a_1.wav\n", r"t.csv, row 5: it needs one field for each of"),
-        ("file,label\n", "t.csv has no rows"),
+        (rows.replace("lo,2", ",2"), r"t.csv, row 4: the column 'label' is empty; fill it in"),
+        (rows + "low_a_1.wav\n", r"t.csv, row 5 has 1 values, but row 1 names 3 columns"),
+        ("file,label\n", "t.csv has 1 rows; give one with the names"),
     ):
         table.write_text(text)
         with pytest.raises(DataError, match=words):
@@ -245,8 +254,8 @@ def test_a_table_of_files(tones: Path) -> None:
         ({"test": {"room": [1]}}, "test names 'room', but the files have only label, speaker, index, file"),
         ({"test": {"index": [99]}, "training": False}, "none of the 48 files is for testing; test says which"),
         ({"test": {"speaker": ["a", "b"]}}, "none of the 48 files is for training"),
-        ({"test": {}, "pattern": "(?P<label>high)"}, "all files to train with are of one class, 'high'"),
-        ({"table": "nowhere.csv"}, "there is no file .*nowhere.csv; set data_loader.args.table"),
+        ({"test": {}, "pattern": "(?P<label>high)"}, "all training samples are of one class, 'high'"),
+        ({"table": "nowhere.csv"}, "There is no table .*nowhere.csv; set data_loader.args"),
     ],
 )
 def test_one_clear_line(options: dict[str, Any], words: str, tones: Path) -> None:
@@ -257,7 +266,7 @@ def test_one_clear_line(options: dict[str, Any], words: str, tones: Path) -> Non
 
 def test_no_files_and_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(DataError, match=r"There are no WAV or FLAC files below .*; set data_loader.args.data_dir"):
+        with pytest.raises(DataError, match=r"There are no audio files .* below .*; set data_loader.args.data_dir"):
             clips(folder)
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(UsageError, match="read by soundfile, which is not installed: make extra NAME=audio"):

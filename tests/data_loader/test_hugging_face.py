@@ -294,6 +294,7 @@ def test_files_that_are_right(end: str, tmp_path: Path) -> None:
         ({"text": ["a"] * 4}, ["x", "text"], "kind", r"input has the columns x: integer, text: text; give one, or"),
         ({"text": ["a"] * 4}, "x", ["kind", "text"], r"target has the columns kind: text, text: text, and task is"),
         ({"v": [[1.5], [1.0, 2], [1.0], [2.0]]}, "v", "kind", r"row 1, column 'v' has another number of values"),
+        ({"v": [[1.5, None], [1.0, 2], [1.0, 3], [2.0, 4]]}, "v", "kind", "has a list in which a value is missing"),
         ({"x": [1.0, float("nan"), 2, 3]}, "x", "kind", r"row 1 has a number that is infinite or not a number"),
         ({}, "kind", "kind", "input is .'kind'. and target .'kind'.; give each at least one column, and none to both"),
     ],
@@ -319,6 +320,28 @@ def test_labels_that_are_unknown(tmp_path: Path) -> None:
         load(str(tmp_path / "two"), training=False, facts=loader.facts)
     with pytest.raises(DataError, match=r"split 'test', row 2, column 'kind': the class 'c' is in no training sample"):
         load(str(tmp_path / "two"), valid="test", batch_size=1)
+
+
+# --- data without targets
+
+
+def test_what_predict_py_accepts(tmp_path: Path, saved: str) -> None:
+    facts = load(saved, "text", tokens="words").facts
+    more: dict[str, Any] = {"training": False, "facts": facts}
+    one = load(saved, "text", predict=["low very", "high"], **more)
+    vocabulary = facts["hugging_face"]["text"]["vocabulary"]
+    assert [vocabulary[token - 2] for token in first(one)[0][0].tolist()] == ["low", "very"]
+    assert first(one)[0][1, 1] == 0
+    rows = load(saved, "text", predict=[saved], **more)  # the test split of a folder of several
+    assert (len(rows.dataset), rows.unlabeled.names) == (12, range(1, 13))
+    assert list(rows.unlabeled.columns["name"]) == columns(12)["name"]
+    assert rows.unlabeled.columns["name"][2] == "high"
+    (tmp_path / "a.csv").write_text("id,text\n7,low\n9,high\n")
+    named = load(saved, "text", predict=[str(tmp_path / "a.csv")], cache_dir=str(tmp_path / "c"), **more)
+    assert list(named.unlabeled.names) == ["7", "9"]
+    (tmp_path / "a.csv").write_text("id,txt\n7,low\n9,high\n")
+    with pytest.raises(DataError, match=r"a.csv, has no column 'text' \(did you mean 'txt'\?\)"):
+        load(saved, "text", predict=[str(tmp_path / "a.csv")], cache_dir=str(tmp_path / "c"), **more)
 
 
 # --- a whole run

@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from data_loader.transforms import CenterCrop, RandomAffine, RandomCropFlip, RandomResizedCrop
+from data_loader.engine.images.decode import ImageFile, pixels
+from data_loader.transforms import CenterCrop, RandomAffine, RandomCropFlip, RandomErasing, RandomResizedCrop, Resize
 from data_loader.vision import Cifar10DataLoader, ImageFolderDataLoader, MnistDataLoader
 from tests.data_loader.batches import first, whole
 from tests.data_loader.test_vision import small_mnist
@@ -60,7 +62,12 @@ def test_files_with_workers_in_other_batches_and_epochs(photos: Path) -> None:
 
 
 def test_the_default_is_a_random_crop(photos: Path) -> None:
-    listed = folder(photos, transforms=[RandomResizedCrop(16)], eval_transforms=[CenterCrop(16)], validation_split=4)
+    listed = folder(
+        photos,
+        transforms=[RandomResizedCrop(16, flip=0.5)],
+        eval_transforms=[CenterCrop(16, resize=18)],
+        validation_split=4,
+    )
     usual = folder(photos, validation_split=4)
     assert torch.equal(first(listed)[0], first(usual)[0])
     assert torch.equal(whole(listed.split_validation())[0], whole(usual.split_validation())[0])
@@ -106,7 +113,7 @@ def test_min_area_is_of_the_default_crop(photos: Path) -> None:
 
 def test_crops_of_images_in_memory(small_mnist: Path) -> None:
     loader = MnistDataLoader(
-        str(small_mnist), 10, transforms=[RandomResizedCrop(20, 0.5)], eval_transforms=[CenterCrop(14)]
+        str(small_mnist), 10, transforms=[RandomResizedCrop(20, (0.5, 1))], eval_transforms=[CenterCrop(14)]
     )
     assert first(loader)[0].shape == (10, 1, 20, 20)
     assert whole(loader.for_testing())[0].shape == (50, 1, 14, 14)
@@ -162,10 +169,101 @@ def test_what_normalization_cannot_be_is_refused(photos: Path) -> None:
         folder(photos, std=(0, 0, 0))
     with pytest.raises(SampleError, match="the images have 1 channels, but mean and std are of 3; keep the channels"):
         first(folder(photos, transforms=[RandomResizedCrop(16), v2.Grayscale()]))
-    with pytest.raises(UsageError, match="CenterCrop: size is 0; give 1 or more"):
+    with pytest.raises(UsageError, match="CenterCrop: size is 0; give a number of 1 or more, or two"):
         folder(photos, size=0)
-    with pytest.raises(UsageError, match=r"size is 16 and min_area is 1\.5"):
+    with pytest.raises(UsageError, match=r"scale is \[1\.5, 1\.0\], ratio is"):
         folder(photos, min_area=1.5)
+
+
+V2 = {  # arguments that people give; each transform without an entry is listed by its name alone
+    "AutoAugment": ["policy: cifar10"], "AugMix": ["severity: 2"], "CenterCrop": ["size: 8", "size: [8, 6]"],
+    "ColorJitter": ["brightness: 0.5, hue: [-0.1, 0.1]"],
+    "Compose": ["transforms: [RandomHorizontalFlip, RandomVerticalFlip]"],
+    "ElasticTransform": ["alpha: 50, sigma: 0.5"], "GaussianBlur": ["kernel_size: [3, 5], sigma: 1.0"],
+    "Grayscale": ["num_output_channels: 3"], "Normalize": ["mean: [0.5], std: [0.5]"],
+    "Pad": ["padding: [1, 2], padding_mode: reflect"], "RandAugment": ["num_ops: 2, magnitude: 7, fill: 128"],
+    "RandomAdjustSharpness": ["sharpness_factor: 2"], "RandomApply": ["transforms: [RandomVerticalFlip], p: 0.3"],
+    "RandomAffine": [
+        "degrees: 10", "degrees: [-10, 10], translate: [0.1, 0.1], scale: [0.9, 1.1], shear: 5, interpolation: BILINEAR"
+    ],
+    "RandomChoice": ["transforms: [RandomHorizontalFlip, RandomVerticalFlip], p: [0.3, 0.7]"],
+    "RandomCrop": ["size: 8", "size: [16, 16], padding: 4, padding_mode: reflect"],
+    "RandomErasing": ["p: 1, value: random", "p: 1, value: [9]"], "RandomOrder": ["transforms: [RandomHorizontalFlip]"],
+    "RandomPerspective": ["distortion_scale: 0.2, p: 1"], "RandomPosterize": ["bits: 4"],
+    "RandomResize": ["min_size: 8, max_size: 20"], "RandomShortestSize": ["min_size: [8, 12], max_size: 20"],
+    "RandomResizedCrop": ["size: [8, 6], scale: [0.5, 1], ratio: [1, 2]", "size: 8, interpolation: bicubic, flip: 0.5"],
+    "RandomRotation": ["degrees: [0, 90], expand: true, fill: 1"], "RandomSolarize": ["threshold: 128"],
+    "Resize": ["size: 8", "size: [8, 6], interpolation: NEAREST", "size: 8, max_size: 20", "size: null, max_size: 20"],
+    "ScaleJitter": ["target_size: [16, 16]"], "ToDtype": ["dtype: float32, scale: true"],
+}  # fmt: skip
+OF_OTHERS = {  # of batches, videos, boxes, functions; several images; those that warn that they are deprecated
+    "ClampBoundingBoxes", "ClampKeyPoints", "ConvertBoundingBoxFormat", "CutMix", "FiveCrop", "JPEG", "Lambda",
+    "LinearTransformation", "MixUp", "PILToTensor", "RandomIoUCrop", "SanitizeBoundingBoxes", "SanitizeKeyPoints",
+    "SetClampingMode", "TenCrop", "ToTensor", "Transform", "UniformTemporalSubsample", "UniformKeyPointsSubsample",
+}  # fmt: skip
+V2_NAMES = sorted(n for n, t in vars(v2).items() if isinstance(t, type) and issubclass(t, torch.nn.Module))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in V2_NAMES if n not in OF_OTHERS])
+def test_every_transform_of_torchvision_by_name(name: str, photos: Path, small_mnist: Path) -> None:
+    files = f"ImageFolderDataLoader, args: {{data_dir: {photos}, batch_size: 2"
+    memory = f"MnistDataLoader, args: {{data_dir: {small_mnist}, batch_size: 2"
+    for args in V2.get(name, [""]):
+        part = f"{{type: {name}, args: {{{args}}}}}, {{type: Resize, args: {{size: [9, 9]}}}}"
+        for kind, option in [(files, "transforms"), (memory, "transforms"), (files, "eval_transforms")]:
+            made = f"data_loader={{type: {kind}, validation_split: 2, {option}: [{part}]}}}}"
+            config = load(["config/digits.yaml"], [made])
+            config.check()
+            loader = config.build("data_loader")
+            loader.configure(seed=3)
+            images = first(loader)[0] if option == "transforms" else whole(loader.split_validation())[0]
+            assert images.dtype == torch.float32
+            assert images.shape[2:] == (9, 9)
+
+
+def test_names_of_torchvision_mean_what_they_do_there(photos: Path) -> None:
+    """Of an image in memory they are torchvision's, bit for bit; of a file, too, but for how it is decoded."""
+    image = torch.randint(0, 256, (3, 30, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pairs: list[tuple[Any, Any]] = [
+        (CenterCrop([20, 10]), v2.CenterCrop([20, 10])),
+        (CenterCrop(50), v2.CenterCrop(50)),
+        (Resize(25), v2.Resize(25)),
+        (Resize([5, 9], interpolation="bicubic"), v2.Resize([5, 9], v2.InterpolationMode.BICUBIC)),
+        (RandomResizedCrop((8, 6), (0.2, 0.5), (1, 2)), v2.RandomResizedCrop((8, 6), (0.2, 0.5), (1, 2))),
+        (RandomAffine(degrees=30, scale=(0.5, 2)), v2.RandomAffine(30, scale=(0.5, 2))),
+        (RandomErasing(1.0, value="random"), v2.RandomErasing(1.0, value="random")),
+    ]
+    for ours, theirs in pairs:
+        drawn = []
+        for transform in (ours, theirs):
+            torch.manual_seed(3)
+            drawn.append(transform(image))
+        assert torch.equal(*drawn)
+    path = str(photos / "train" / "cat" / "0.jpg")
+    with ImageFile(path) as file:
+        decoded = pixels(file.rgb())
+        for ours, theirs in pairs[:4]:
+            assert torch.equal(ours(file), theirs(decoded))
+    masked = {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(image[0])}
+    cut = RandomResizedCrop(8, flip=0.5)(masked)
+    assert cut["image"].shape[1:] == cut["mask"].shape == (8, 8)
+    with pytest.raises(UsageError, match="arguments of torchvision's transform, which needs degrees; add it, such as"):
+        RandomAffine(scale=(0.9, 1.1))
+
+
+def test_several_crops_of_an_image_are_normalized_each(photos: Path) -> None:
+    images, _ = first(folder(photos, transforms=[v2.Resize([9, 9]), v2.FiveCrop(8)]))
+    assert [(crop.shape[1:], crop.dtype) for crop in images] == [((3, 8, 8), torch.float32)] * 5
+    stacked, _ = first(folder(photos, transforms=[v2.Resize([9, 9]), v2.FiveCrop(8), torch.stack]))
+    assert torch.equal(stacked, torch.stack(list(images), dim=1))
+
+
+def test_a_transform_that_fails_is_to_be_corrected_not_the_file(photos: Path) -> None:
+    with pytest.raises(
+        SampleError, match=r"RandomCrop failed for uint8 .*\nCorrect or leave out this transform, or set"
+    ):
+        first(folder(photos, transforms=[v2.RandomCrop(500)]))
 
 
 def test_pictures_that_a_transform_makes_go_to_the_next(photos: Path) -> None:

@@ -1,5 +1,6 @@
 """Tables: what is learned of the training rows alone, what testing sees, and every kind of broken file."""
 
+import gzip
 import importlib.util
 import logging
 import sys
@@ -230,16 +231,27 @@ ROWS = "x,y,kind\n1,é,a\n2,ü,b\n3,é,b\n"
         (ROWS.rstrip().encode(), {}),
         ((ROWS + "\n\n").encode(), {}),
         (ROWS.replace(",", ";").encode(), {"separator": ";"}),
+        (ROWS.replace(",", ";").encode(), {}),
+        (ROWS.replace(",", "\t").encode(), {}),
+        (("\ufeffsep=;\r\n" + ROWS.replace(",", ";").replace("\n", "\r\n")).encode(), {}),
+        (gzip.compress(ROWS.encode(), mtime=0), {}),
         (ROWS.replace(",", " , ").encode(), {}),
         (ROWS.replace("é", '"é"').replace("kind", '"kind"').encode(), {}),
     ],
     ids=["BOM", "CRLF", "CR", "UTF-16", "cp1252", "UTF-16-LE", "no last newline", "blank lines at the end", "separator",
-         "spaces", "quotes"],
+         "semicolons", "tabs", "Excel's first line", "gzip", "spaces", "quotes"],
 )  # fmt: skip
 def test_the_same_table(content: bytes, options: dict[str, Any], tmp_path: Path) -> None:
     expected, got = small(tmp_path, ROWS), small(tmp_path, content, **options)
     assert torch.equal(whole(got)[0], whole(expected)[0])
     assert got.facts == expected.facts
+
+
+def test_a_column_without_a_name_numbers_the_rows(tmp_path: Path) -> None:
+    """As pandas writes it, or where a separator ends each row."""
+    for content in (",x,kind\n0,1,a\n1,2,b\n", "x,kind,\n1,a,\n2,b,\n"):
+        assert list(small(tmp_path, content).facts["table"]["numbers"]) == ["x"]
+    assert list(small(tmp_path, ",x,kind\n0,1,a\n1,2,b\n", features=[""]).facts["table"]["numbers"]) == [""]
 
 
 def test_quoted_fields(tmp_path: Path) -> None:
@@ -257,11 +269,17 @@ def test_quoted_fields(tmp_path: Path) -> None:
         ("a,kind\n", {}, r"t.csv has no rows; it needs a header and a row for each sample"),
         (SMALL, {"target": "knid"}, r"t.csv has no column 'knid' \(did you mean 'kind'\?\); it has size, color"),
         (SMALL, {"drop": ["heavy"]}, r"t.csv has no column 'heavy'; it has size"),
-        (SMALL.replace(",", ";"), {}, r"no column 'kind'.*another character separate the columns\? separator: ';'"),
+        (SMALL.replace(",", "!"), {}, r"t.csv has no column 'kind'; it has size!color!weight!kind"),
+        (SMALL, {"separator": "||"}, r"separator is '\|\|'; give one character"),
+        ("x;kind\n1,5;a\n2,5;b\n", {}, r"t.csv: the column 'x' has values such as '1,5'; write numbers as 1234.5"),
+        ("x,kind\n10%,a\n20 %,b\n", {}, r"the column 'x' has values such as '10%'; write numbers .* in categorical"),
+        ('x,kind\n"1,000",a\n"2,500.5",b\n', {}, r"the column 'x' has values such as '1,000'; write numbers as"),
+        ("x,kind\n1e300,a\n-1e308,b\n", {}, r"the column 'x' has numbers beyond 1e\+100; divide them all"),
+        (b"\x1f\x8b\x08 no more", {}, r"t.csv is not a sound gzip file"),
         (SMALL.replace("30", "3o"), {}, r"t.csv, row 4, column 'weight': got '3o', expected a number like most"),
         (SMALL.replace("30", "1e999"), {}, r"t.csv, row 4, column 'weight': got '1e999', expected a number"),
         (SMALL, {"numeric": ["color"]}, r"t.csv, row 2, column 'color': got 'red', expected a number"),
-        (SMALL.replace("b\n", "a\n"), {}, r"all training samples are of one class, 'a', in the column 'kind'"),
+        (SMALL.replace("b\n", "a\n"), {}, r"t.csv, column 'kind': all training samples are of one class, 'a'"),
         (SMALL + "1,red,2,a,5\n", {}, r"t.csv, row 6: 5 fields, more than the 4 of the header; put a field"),
         (SMALL + "1,red\n", {}, r"t.csv, row 6: 2 fields, fewer than the 4 of the header"),
         (SMALL.replace("3,,", "\n3,,"), {}, r"t.csv, row 4: 0 fields, fewer than the 4"),
@@ -274,7 +292,7 @@ def test_quoted_fields(tmp_path: Path) -> None:
         ("x,kind\nNA,a\n,b\n", {}, r"the column 'x' has no values; leave it out: drop: \['x'\]"),
         ("x,kind\n1,NA\n2,\n", {}, r"the target 'kind' is missing in all rows"),
         ("x,kind\n1,a\n2,b\n3,c\n", {"fold": 0, "folds": 3}, r"column 'kind': the class '.' is in no training sample"),
-        (b"PK\x03\x04\x14\x00\xff", {}, r"t.csv, line 1: the byte 0xff is not utf-8"),
+        (b"PK\x03\x04\x14\x00\xff", {}, r"t.csv is a spreadsheet or a zip file; save the table as CSV"),
     ],
 )  # fmt: skip
 def test_one_clear_line(content: Any, options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import test as testing
-from data_loader import tar_shards
+from data_loader.engine.files import tar_index
 from data_loader.tar_shards import TarDataLoader
 from data_loader.transforms import CenterCrop, RandomCropFlip
 from tests.data_loader.batches import first, whole
@@ -158,6 +158,15 @@ def test_shuffled_and_with_workers_each_sample_comes_once(tars: Path) -> None:
     assert pickle.loads(sent)[7][1] == 1
 
 
+def test_texts_that_are_all_empty_have_one_place(tars: Path) -> None:
+    write(tars / "train-00.tar", {"a.txt": b"", "a.cls": b"0", "b.txt": b"", "b.cls": b"1"})
+    assert first(load(tars, shards="train-00.tar", input="txt", batch_size=2))[0].tolist() == [[0], [0]]
+
+
+def test_a_folder_of_tar_files(tars: Path) -> None:
+    assert len(load(tars, shards=".").dataset) == 52
+
+
 # --- the index
 
 
@@ -167,13 +176,13 @@ def indexes(folder: Path) -> list[Path]:
 
 def test_the_index_is_made_once_and_anew_when_a_file_changes(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scanned: list[str] = []
-    scan = tar_shards.scan
+    scan = tar_index.scan
 
     def noted(path: Path, *args: Any) -> np.ndarray:
         scanned.append(path.name)
         return scan(path, *args)
 
-    monkeypatch.setattr(tar_shards, "scan", noted)
+    monkeypatch.setattr(tar_index, "scan", noted)
     for _ in range(2):
         load(tars)
         assert scanned == ["train-00.tar", "train-01.tar", "train-02.tar"]
@@ -217,7 +226,7 @@ def test_a_kill_leaves_no_index_that_is_used(moment: str, tars: Path) -> None:
         import utils.files
 
         owner, name = {
-            "scan": (tar_shards, "scan"),
+            "scan": (tar_index, "scan"),
             "np.save": (np, "save"),
             "os.replace": (utils.files.os, "replace"),
         }[moment]
@@ -246,7 +255,7 @@ def test_the_index_cannot_be_written(tars: Path) -> None:
 @pytest.mark.parametrize(
     "change, words",
     [
-        (None, r"there is no tar file .*train-00.tar; set shards"),
+        (None, r"there is no tar file .*train-00.tar; give one, a folder"),
         (b"", r"train-00.tar is no complete tar file: empty file; copy or make it anew"),
         (b"no tar" * 200, r"train-00.tar is no complete tar file: .*; copy or make it anew"),
         (700, r"train-00.tar is no complete tar file: unexpected end of data; copy or make it anew"),
@@ -256,6 +265,7 @@ def test_the_index_cannot_be_written(tars: Path) -> None:
         ({"a.png": b"", "b.cls": b"1"}, r"train-00.tar: the sample 'a' has no .cls, but .png; add it, or name another"),
         ({"a.jpg": b"", "a.cls": b"1"}, r"train-00.tar: the sample 'a' has no .png, but .jpg, .cls"),
         ({"a.png": b"", "a.cls": b""}, r"train-00.tar, sample 'a', .a.cls: it holds no label: it is empty"),
+        ({"a.png": b"", "a.cls": b"nan"}, r"train-00.tar, sample 'a', .a.cls: it holds no label: it is nan"),
         ({"a.png": b"", "a.cls": b"\xff"}, r"train-00.tar, sample 'a', .a.cls: it holds no label: 'utf-8' codec"),
         ({"a.png": b"", "a.cls": b"1"}, r"train-00.tar: all training samples are of one class, '1'"),
         (
@@ -339,7 +349,7 @@ def test_samples_that_cannot_be_read(files: Any, options: Any, words: str, tars:
             r"json: it holds no number: could not convert string",
         ),
         ({"training": False}, "there is no test data; set data_loader.args.test_shards"),
-        ({"shards": "none-*.tar"}, r"there is no tar file .*none-\*.tar; set shards"),
+        ({"shards": "none-*.tar"}, r"there is no tar file .*none-\*.tar; give one, a folder"),
     ],
 )
 def test_options_that_do_not_fit(options: Any, words: str, tars: Path) -> None:

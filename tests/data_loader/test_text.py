@@ -1,6 +1,7 @@
 """Texts: tokens, classes, vocabularies in checkpoints, blocks and lines for language models, and what is wrong with
 files of text."""
 
+import gzip
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import test as testing
-from data_loader.engine.texts.tokens import UNKNOWN, encode, learn
+from data_loader.engine.texts.tokens import UNKNOWN, Encoder, learn
 from data_loader.text import (
     LanguageModelDataLoader,
     LinesDataLoader,
@@ -61,7 +62,7 @@ def load(path: Path, **options: Any) -> TextTableDataLoader:
 )
 def test_tokens(unit: Any, expected: list[list[int]]) -> None:
     learned = learn(["aab", "ab"], unit, **OPTIONS)
-    found = encode(["ba한", "a", ""], learned)
+    found = Encoder(learned)(["ba한", "a", ""])
     assert [found.padded(np.array([i]))[0].tolist() for i in range(3)] == expected
     assert found.padded(np.arange(3)).shape == (3, max(map(len, expected)))
     assert (found.padded(np.arange(3)) > 0).sum() == sum(map(len, expected))
@@ -70,15 +71,15 @@ def test_tokens(unit: Any, expected: list[list[int]]) -> None:
 def test_words_are_split_at_signs_and_the_most_frequent_are_kept() -> None:
     learned = learn(["Good good, film!"], "words", **OPTIONS | {"lowercase": True, "vocab_size": 4})
     assert learned["vocabulary"] == ["good", "!"]
-    assert encode(["good film !"], learned).padded(np.array([0])).tolist() == [[2, UNKNOWN, 3]]
+    assert Encoder(learned)(["good film !"]).padded(np.array([0])).tolist() == [[2, UNKNOWN, 3]]
 
 
 def test_ngrams_are_those_of_one_text_with_a_space_around_it() -> None:
     learned = learn([], "ngrams", **OPTIONS | {"ngrams": (1, 3)})
     texts = ["ab", "", "b", "ab c"]
-    together = encode(texts, learned)
+    together = Encoder(learned)(texts)
     for i, text in enumerate(texts):  # no n-gram reaches into the next text
-        alone = encode([text], learned)
+        alone = Encoder(learned)([text])
         assert together.padded(np.array([i])).tolist() == alone.padded(np.array([0])).tolist()
     # a, b; " a", "ab", "b "; " ab", "ab "
     assert together.lengths[:3].tolist() == [7, 1, 1 + 2 + 1]
@@ -90,7 +91,7 @@ def test_a_composed_and_a_decomposed_syllable_are_one() -> None:
     learned = learn(["가나"], "characters", **OPTIONS)
     decomposed = "\u1100\u1161\u1102\u1161"
     assert decomposed != "가나"
-    assert encode([decomposed], learned).padded(np.array([0])).tolist() == [[2, 3]]
+    assert Encoder(learned)([decomposed]).padded(np.array([0])).tolist() == [[2, 3]]
 
 
 def test_the_library_tokenizers(table: Path, tmp_path: Path) -> None:
@@ -192,6 +193,7 @@ HEAD = b"document\tlabel\n"
         (HEAD + b"a\t1\nb\t0\tc\n", "train.tsv, line 3: 3 fields, more than the 2 of the header"),
         (HEAD + b"a\t1\nb\n", "train.tsv, line 3: 1 fields, fewer than the 2"),
         (HEAD + b"a\t1\nb\t\n", "train.tsv, line 3: no label in the column 'label'"),
+        (HEAD + b"a\t1\nb\tNaN\n", "train.tsv, line 3: no label in the column 'label'"),
         (HEAD + b"a\t1\nb\t1\n", "all training samples are of one class, '1'"),
         (HEAD + b"a\t1\nb\0\t0\n", "train.tsv, line 3: a NUL character"),
         (HEAD + b"a\t1\n" + "한".encode("cp949") + b"\t0\n", "train.tsv, line 3: the byte 0xc7 is not utf-8;.*cp949"),
@@ -228,6 +230,8 @@ def test_wrong_quotes_and_encodings(tmp_path: Path) -> None:
         ("document\tlabel\n한글\t1\nb\t0\n".encode("utf-16"), {}),
         ("document\tlabel\n한글\t1\n\nb\t0\n".encode("cp949"), {"encoding": "cp949"}),
         ('label,document\n1,"한글"\n"0",b\n'.encode(), {"separator": ","}),
+        ("sep=\t\ndocument\tlabel\n한글\t1\nb\t0\n".encode(), {}),
+        (gzip.compress("document\tlabel\n한글\t1\nb\t0\n".encode(), mtime=0), {}),
         ("document\tlabel\n\u1112\u1161\u11ab글\t1\nb\t0\n".encode(), {}),
     ],
 )

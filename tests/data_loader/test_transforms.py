@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
+from data_loader.engine.images.cache import CachedImage
 from data_loader.engine.images.in_memory import Normalize
 from data_loader.transforms import RandomAffine, RandomCropFlip, RandomResizedCrop
 from utils.seed import keys_of
@@ -94,7 +95,8 @@ def test_a_crop_is_resized_as_torchvision_does_it() -> None:
         v2.functional.pil_to_tensor(image), top, left, bottom - top, right - left, [64, 64]
     )
     random.seed(0)
-    seen = [Boxed(64)(image) for _ in range(200)]
+    file = CachedImage(image.size, pixels)
+    seen = [Boxed(64, flip=0.5)(file) for _ in range(200)]
     flipped = [not torch.equal(one, expected) for one in seen]
     assert all(torch.equal(one.flip(2) if flip else one, expected) for one, flip in zip(seen, flipped, strict=True))
     assert 75 < sum(flipped) < 125
@@ -105,7 +107,7 @@ def test_crops_are_drawn_as_torchvision_draws_them() -> None:
     random.seed(0)
     torch.manual_seed(0)
     width, height = 200, 150
-    ours = torch.tensor([RandomResizedCrop(1, 0.1)._box(width, height) for _ in range(4000)]).float()
+    ours = torch.tensor([RandomResizedCrop(1, (0.1, 1))._box(width, height) for _ in range(4000)]).float()
     canvas = torch.empty(3, height, width)
     drawn = [transforms.RandomResizedCrop.get_params(canvas, [0.1, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
     theirs = torch.tensor([(x, y, x + w, y + h) for y, x, h, w in drawn]).float()
@@ -125,4 +127,4 @@ def test_crops_are_drawn_as_torchvision_draws_them() -> None:
 
 @pytest.mark.parametrize("size, box", [((10, 200), (0, 93, 10, 106)), ((200, 10), (93, 0, 106, 10))])
 def test_an_image_too_long_for_any_crop_gives_its_middle(size, box) -> None:
-    assert RandomResizedCrop(8, min_area=0.9)._box(*size) == box
+    assert RandomResizedCrop(8, (0.9, 1))._box(*size) == box

@@ -17,6 +17,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from data_loader import vision
+from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD
 from data_loader.transforms import CenterCrop, RandomCropFlip, RandomResizedCrop
 from data_loader.vision import (
     Cifar10DataLoader,
@@ -195,7 +196,7 @@ def test_evaluation_sees_what_torchvision_shows(tmp_path: Path) -> None:
     shown = torch.stack([resize(Image.open(path)) for path, _ in loader.dataset.samples])  # type: ignore[attr-defined]
     seen = torch.stack([loader.dataset[i][0] for i in range(6)])  # type: ignore[index]
     assert torch.equal(seen, shown)
-    expected = v2.functional.normalize(shown / 255, list(vision.IMAGENET_MEAN), list(vision.IMAGENET_STD))
+    expected = v2.functional.normalize(shown / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
     torch.testing.assert_close(whole(loader)[0], expected, rtol=0, atol=2e-6)
 
 

@@ -82,7 +82,17 @@ def test_fold():
     assert console.fold(line, 48) == line
     assert console.fold(line, 47) == "epoch 1/6  step 19  loss 0.3591\n    accuracy 0.9083"
     assert console.fold(line, 25) == "epoch 1/6  step 19\n    loss 0.3591\n    accuracy 0.9083"
+    assert console.fold("abcd  efgh", 2) == "abcd\n    efgh"  # narrower than the indentation
+    command = "next: python test.py -r saved/a, callbacks='[Mistakes, Predictions]'"
+    assert console.fold(command, 40) == command
     assert console.fold("  a sentence without a gap in it", 10) == "  a sentence without a gap in it"
+    assert (
+        console.fold("next: python test.py -r saved/long  (more)", 20)
+        == "next: python test.py -r saved/long\n    (more)"
+    )
+    assert console.fold("on cpu: 1,200 samples, 300 for validation  9 steps", 30) == (
+        "on cpu: 1,200 samples,\n    300 for validation\n    9 steps"
+    )
 
 
 def test_numbers_are_short():

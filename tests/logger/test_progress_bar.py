@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from logger import progress_bar
+from logger import console, progress_bar
 from logger.progress_bar import ProgressBar
 
 
@@ -59,6 +59,34 @@ def test_values_stay_from_bar_to_bar(terminal):
     bar.start("validation", 3, delay=0)
     assert shown(bar) == "validation            0/3, loss 0.1000"
     bar.stop()
+
+
+class Cell(io.StringIO):
+    """What a notebook has in place of sys.stdout."""
+
+
+Cell.__module__ = "ipykernel.iostream"
+
+
+def test_in_a_notebook_the_bar_is_one_line_and_few_messages(monkeypatch):
+    cell = Cell()
+    monkeypatch.setattr("sys.stdout", cell)
+    with console.started(2):
+        bar = ProgressBar(True)
+        bar.start("epoch 1/2", 1000, delay=0)
+        bar.values(["loss 0.5"])
+        for _ in range(1000):
+            bar.step()
+            console.log.debug("a log point, which the bar shows")
+        console.log.info("epoch 1/2  loss 0.4")
+        bar.stop()
+    text = cell.getvalue()
+    assert text.count("\n") == 1
+    assert text.count("\r") < 20
+    assert "epoch 1/2            0/1000" in text
+    assert "\repoch 1/2  loss 0.4\n" in text
+    assert "log point" not in text
+    assert not cell.isatty()
 
 
 def test_without_a_terminal_there_is_no_bar(capsys):

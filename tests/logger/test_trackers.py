@@ -1,8 +1,10 @@
-"""W&B, trackio and MLflow, each read back by its own reader after a run was killed and resumed twice.
+"""Trackers and the report, each read back by its own reader after a run was killed and resumed twice.
 
-A tracker only appends: a repeated step is there again, with equal bits. Each step once is exactly metrics.jsonl.
+TensorBoard, CSV and the report have each point once. A tracker only appends: a repeated step is there again, with equal
+bits. Each step once is exactly metrics.jsonl.
 """
 
+import csv
 import json
 import math
 import os
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from logger.report.runs import read
 from tests.trainer.checkpoint.harness import House, at_step, config, die
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # those of the libraries
@@ -121,6 +124,37 @@ def killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trackio_dir: Path) -
         return house
 
     return train
+
+
+def test_tensorboard_csv_and_the_report_have_each_point_once(killed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+    house = killed(["tensorboard", "csv"])
+    points = [json.loads(line) for line in house.metrics().splitlines()]
+    own = ("step", "epoch", "split")
+    exact = sorted((p["split"], p["step"], name, p[name]) for p in points for name in p if name not in own)
+    assert len(exact) == len({entry[:3] for entry in exact})
+    assert {step for _, step, *_ in exact} == set(range(2, 19, 2))
+
+    in_events = []
+    for split in ("train", "valid"):
+        events = EventAccumulator(str(house.run / split)).Reload()
+        in_events += [
+            (split, point.step, tag, point.value) for tag in events.Tags()["scalars"] for point in events.Scalars(tag)
+        ]
+    # no rerun repeats the speed, so metrics.jsonl has none
+    in_events = sorted(entry for entry in in_events if entry[2] != "samples_per_s")
+    assert in_events == [(*entry[:3], struct.unpack("f", struct.pack("f", entry[3]))[0]) for entry in exact]
+
+    with (house.run / "metrics.csv").open() as file:
+        rows = [(row["split"], int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)]
+    assert sorted(row for row in rows if row[2] != "samples_per_s") == exact
+
+    run = read(house.run)
+    for prefix, split in (("", "train"), ("val_", "valid")):
+        curve = run.curve(f"{prefix}loss", per_epoch=False)
+        assert curve == [(step, value) for at, step, name, value in exact if (at, name) == (split, "loss")]
+    assert run.finished
 
 
 def test_wandb(killed):

@@ -16,8 +16,9 @@ from logger import background
 from logger.background import Background
 from logger.csv import CSV
 from logger.default_writers import default_writers
+from logger.flat import flat
 from logger.tensorboard import TensorBoard
-from logger.writer import RunInfo, Writer, flat, id_of, lacking
+from logger.writer import RunInfo, Writer, id_of, lacking
 from tests.tiny import Tiny, tiny
 from tests.trainer.checkpoint.harness import House, at_step, config, die
 from utils.config.files import ConfigError

@@ -67,6 +67,21 @@ def test_focal_loss() -> None:
     assert float(weight_of(target)) == 20
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_gradient_of_a_certain_answer_is_finite(gamma: float) -> None:
+    output = torch.tensor([[200.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    focal_loss(output, torch.tensor([0, 0]), gamma=gamma).backward()
+    assert output.grad is not None
+    assert output.grad[0].eq(0).all()
+    assert output.grad[1].ne(0).all()
+
+
+def test_focal_loss_of_probabilities_is_over_samples() -> None:
+    """Those of MixUp."""
+    output, target = torch.randn(6, 5), torch.randn(6, 5).softmax(1)
+    torch.testing.assert_close(focal_loss(output, target, gamma=0.0), cross_entropy(output, target))
+
+
 def test_dice_loss() -> None:
     target = torch.tensor([[[0, 0], [1, 1]], [[0, 0], [0, 0]]])  # the second image has one class
     certain = 50.0 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1)

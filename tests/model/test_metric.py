@@ -15,3 +15,5 @@ def test_metrics_are_values_per_sample() -> None:
     assert top_k_acc(scores, target, k=4).tolist() == [True, True]
     with pytest.raises(ValueError, match="top_k_acc: k is 5, but the model has 4 classes; set k to that or less"):
         top_k_acc(scores, target, k=5)
+    with pytest.raises(ValueError, match=r"accuracy: .* the targets are \[2, 4\]; of several labels per sample, give"):
+        accuracy(scores, torch.zeros(2, 4))

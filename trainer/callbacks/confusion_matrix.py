@@ -78,7 +78,7 @@ def _matrix(counts: np.ndarray, names: list[str]) -> Tensor:
     axes.set_ylabel("true class")
     axes.set_title(_title(counts), fontsize=figures.FONT + 2)
     drawn.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    return figures.picture(drawn)
+    return figures.picture(drawn, names)
 
 
 def _facets(counts: np.ndarray, names: list[str]) -> Tensor:
@@ -104,4 +104,4 @@ def _facets(counts: np.ndarray, names: list[str]) -> Tensor:
         axes.set_title(f"true: {figures.shortened(names[k])} ({counts[k].sum():,})", fontsize=figures.FONT)
         figures.plain(axes)
     drawn.supxlabel("share of the class that is predicted so", fontsize=figures.FONT)
-    return figures.picture(drawn)
+    return figures.picture(drawn, names)

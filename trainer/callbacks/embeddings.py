@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from logger.image_grid import captions, is_images, unnormalized
+from trainer.engine.evaluation.first_samples import FirstSamples
 from utils.errors import UsageError
 from utils.tensors import unwrap
 
@@ -15,7 +15,8 @@ from utils.tensors import unwrap
 class Embeddings:
     """The input of a layer for the first `samples` samples of each validation, with their labels and images.
 
-    layer: its name in the model, such as classifier; default: the last linear layer. Rank 0's samples.
+    layer: its name in the model, such as classifier; default: the last linear layer. With trainer.compile, these
+    validations run uncompiled: compiled code may pass by what is attached to a layer.
     """
 
     def __init__(self, samples: int = 1000, layer: str | None = None) -> None:
@@ -23,17 +24,16 @@ class Embeddings:
 
     @contextmanager
     def during_eval(self, trainer: Any) -> Iterator[None]:
-        self.vectors: list[Tensor] = []
-        self.targets: list[Tensor] = []
-        self.images: list[Tensor] = []
+        self.first = FirstSamples(trainer, self.samples)
         self._caught: Tensor | None = None
         with ExitStack() as stack:
-            if trainer.reporter.shows:
+            if self.first.missing:
                 hook = self._layer(unwrap(trainer.model)).register_forward_pre_hook(self._catch)
                 stack.callback(hook.remove)
+                stack.enter_context(trainer.compiler.off())
             yield
-        if self.vectors and not trainer.interrupted:
-            self._show(trainer)
+        if not trainer.interrupted and (found := self.first.together()) and trainer.reporter.shows:
+            self._show(trainer, found)
 
     def _layer(self, model: nn.Module) -> nn.Module:
         layers = dict(model.named_modules())
@@ -52,20 +52,18 @@ class Embeddings:
         self._caught = inputs[0]
 
     def after_eval_batch(self, trainer: Any, batch: Any, outputs: Any) -> None:
-        missing = self.samples - sum(map(len, self.vectors))
-        if missing <= 0 or self._caught is None or len(self._caught) != batch.size:
+        caught, self._caught = self._caught, None
+        if caught is None or len(caught) != batch.size:
             return
         inputs, targets = batch.data[:2]
-        self.vectors.append(self._caught.detach()[:missing].flatten(1).float().cpu())
-        self.targets.append(targets[:missing].cpu())
-        if is_images(inputs):
-            self.images.append(inputs[:missing].cpu())
+        found = {"images": inputs} if is_images(inputs) else {}
+        self.first.add(vectors=caught.detach().flatten(1).float(), targets=targets, **found)
 
-    def _show(self, trainer: Any) -> None:
-        vectors = torch.cat(self.vectors)
-        labels = captions(torch.cat(self.targets), trainer.config.facts.get("class_names"), len(vectors))
+    def _show(self, trainer: Any, found: dict[str, Tensor]) -> None:
+        vectors = found["vectors"]
+        labels = captions(found["targets"], trainer.config.facts.get("class_names"), len(vectors))
         images = None
-        if sum(map(len, self.images)) == len(vectors):
-            images = unnormalized(torch.cat(self.images), getattr(trainer.data_loader, "normalization", None))
+        if "images" in found:
+            images = unnormalized(found["images"], getattr(trainer.data_loader, "normalization", None))
         numbers = [str(i) for i in range(len(vectors))]
         trainer.reporter.embedding("embeddings", vectors, labels or numbers, images, trainer.step)

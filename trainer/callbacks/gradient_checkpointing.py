@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.summary.model_table import class_name
 from utils.errors import UsageError
 from utils.tensors import unwrap
 
@@ -26,7 +27,7 @@ class GradientCheckpointing:
 
     def before_training(self, trainer: BaseTrainer) -> None:
         model = unwrap(trainer.model)
-        blocks = [(_class(m), m) for m in model.modules() if m is not model]
+        blocks = [(class_name(m), m) for m in model.modules() if m is not model]
         known = sorted({name for name, _ in blocks})
         if missing := [name for name in self.classes if name not in known]:
             raise UsageError(
@@ -73,7 +74,3 @@ def _other_buffers(module: nn.Module) -> Iterator[None]:
     finally:
         for buffers, name, buffer in places:
             buffers[name] = buffer
-
-
-def _class(module: nn.Module) -> str:
-    return type(module).__name__.removeprefix("FSDP")  # sharding puts it before the name

@@ -68,4 +68,4 @@ def draw(accuracy: dict[str, float], there: dict[str, int]) -> Tensor:
     worst = f"the {len(shown)} worst of {len(accuracy)} classes" if len(shown) < len(accuracy) else "each class"
     axes.set_title(f"Accuracy of {worst}", fontsize=figures.FONT + 2)
     figures.plain(axes)
-    return figures.picture(drawn)
+    return figures.picture(drawn, accuracy)

@@ -8,29 +8,29 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from logger.console import log
 from logger.default_writers import default_writers
 from logger.reporter import Reporter
 from logger.writer import Writer
 from trainer.checkpoint.saving import Saving
-from trainer.engine.commands import replay
+from trainer.engine import between_steps, stopping
 from trainer.engine.due import Due
 from trainer.engine.evaluation import evaluation
 from trainer.engine.loss import Loss
 from trainer.engine.metrics import Metrics, Sums, means
 from trainer.engine.monitor import Monitor
-from trainer.engine.nonfinite import FiniteCheck, NonFinite
+from trainer.engine.nonfinite import FiniteCheck
+from trainer.engine.optim.rates import learning_rates
 from trainer.engine.optim.schedules import Schedule, by_name, hyperparameters, total_steps
 from trainer.engine.out_of_memory import OutOfMemory
 from trainer.engine.speed import compilation
 from trainer.engine.speed.memory_format import MemoryFormat
 from trainer.engine.step import Step
-from trainer.engine.summary import ending, model_table
+from trainer.engine.summary import model_table
 from trainer.engine.timing import Clock
 from trainer.engine.train_mode import TrainMode
 from trainer.engine.training_checks import SkippedUpdates, Untrained
 from trainer.parallel import strategy
-from utils.errors import Interrupted, SampleError, Stopped, UsageError, dead_worker
+from utils.errors import Interrupted, Stopped, UsageError
 from utils.process import group
 from utils.process.watchdog import before_ending, fail_together, heartbeat
 from utils.run_folder import Run
@@ -70,7 +70,7 @@ class BaseTrainer(Step):
         self.compiler = compilation.Compiler(self.options.compile)
         self.compiler.compile(model)
         mixing = getattr(data_loader, "batch_transforms", None)  # MixUp and the like
-        self.criterion = Loss(criterion, device, config.facts.get("num_classes"), mixing)
+        self.criterion = Loss(criterion, device, config.facts.get("num_classes"), mixing, valid_data_loader is not None)
         more = [p for _, p in self.criterion.named_parameters()]
         self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
         self.model: Any = self.parallel.model
@@ -86,20 +86,7 @@ class BaseTrainer(Step):
         self.steps_per_epoch = data_loader.steps_per_epoch
         self.max_steps = total_steps(self.options, self.steps_per_epoch)
         self.due = Due(self.options, self.steps_per_epoch, self.max_steps, valid_data_loader is not None)
-
-        self.step = 0  # completed optimizer steps
-        self.last_completed_step = 0  # the last step whose validation, best and after_epoch are done
-        self.skipped: list[int] = []  # samples that could not be read
-        self.monitor = Monitor(self.options.monitor, self.options.early_stop, self.options.keep_best)
-        if optimizer is not None and valid_data_loader is None and self.monitor.key.startswith("val_"):
-            raise UsageError(
-                f"trainer.monitor: this run has no validation, so there is no {self.monitor.key}; give "
-                f"data_loader.args.validation_split, or monitor a training value such as min loss"
-            )
-        self._sums = self.window = Sums()  # since the last log point
-        self.epoch_sums = Sums()  # from the start of the epoch to the last log point
-        self.stop_reason: str | None = None
-        self.values: dict[str, float] = {}  # of the last epoch or validation
+        self._start_progress()
 
         self.run = run
         self.saving: Saving | None = None  # from open() on
@@ -114,9 +101,25 @@ class BaseTrainer(Step):
         writers = default_writers(self.options.tensorboard) if writers is None else writers
         self.reporter = Reporter(verbosity, writers, self.max_steps, self.steps_per_epoch)
         self.signal = StopSignal(self.options.max_time)
-        self._stop_votes = group.DelayedMax()  # of all ranks
+        self.stop_votes = group.DelayedMax()  # of all ranks
         self.interrupted = False  # by a signal
         self.evaluating = ""  # what an evaluation runs on: validation, validation on NAME, test
+
+    def _start_progress(self) -> None:
+        """Where the run is: at its start, until a checkpoint is restored."""
+        self.step = 0  # completed optimizer steps
+        self.last_completed_step = 0  # the last step whose validation, best and after_epoch are done
+        self.skipped: list[int] = []  # samples that could not be read
+        self.monitor = Monitor(self.options.monitor, self.options.early_stop, self.options.keep_best)
+        if self.optimizer is not None and self.valid_data_loader is None and self.monitor.key.startswith("val_"):
+            raise UsageError(
+                f"trainer.monitor: this run has no validation, so there is no {self.monitor.key}; give "
+                f"data_loader.args.validation_split, or monitor a training value such as min loss"
+            )
+        self._sums = self.window = Sums()  # since the last log point
+        self.epoch_sums = Sums()  # from the start of the epoch to the last log point
+        self.stop_reason: str | None = None
+        self.values: dict[str, float] = {}  # of the last epoch or validation
 
     # -- for trainer.py: see also step.py -----------------------------------------------------------------------------
 
@@ -150,9 +153,10 @@ class BaseTrainer(Step):
         except Stopped as e:  # of several ranks none comes here: the first cause is reported, which may be another
             self.reporter.note(e)
             raise
-        except Exception as e:
-            if not isinstance(e, Interrupted):
-                self._discard()
+        except Interrupted:
+            raise
+        except Exception:
+            self._discard()
             raise
         finally:
             self.reporter.close()
@@ -162,7 +166,10 @@ class BaseTrainer(Step):
     def _train(self) -> None:
         self.signal.install()
         with self._started() as stream:
-            ending = self.finish_interrupted_step()
+            if self.last_completed_step < self.step:
+                self.complete_step()  # a signal cut it short in the run that is continued here
+            ending = self.ending()
+            self.save_if_due(ending)
             while not ending:
                 log_due = self.due.log(self.step + 1)
                 rates = self.run_step(stream, log_due)  # step
@@ -172,29 +179,25 @@ class BaseTrainer(Step):
                 self.complete_step()  # validate
                 ending = self.ending()
                 self.save_if_due(ending)  # save
-            self._end()  # stop
+            stopping.stop(self)  # stop
 
     @contextlib.contextmanager
     def _started(self) -> Iterator[Iterator[Any]]:
         """The micro-batches from `step` on; explains what ends the loop, and leaves nothing running."""
         self.before_steps()
         self.skipped_updates.start()
-        untrained = [*unwrap(self.model).named_parameters(), *self.criterion.named_parameters()]
-        self._untrained = Untrained(untrained, self.optimizers())
+        named = [*unwrap(self.model).named_parameters(), *self.criterion.named_parameters()]
+        self._untrained = Untrained(named, self.optimizers())
         self.reporter.start(self.step)
         self.compiler.start(self.device, self.calls_parts)
         self.clock.start()
         stream = self.out_of_memory.stream()
         try:
             yield stream
-        except NonFinite as e:
-            raise Stopped(replay.explain(self, e)) from None
-        except Exception as e:  # torch reports a dead worker wherever the main process just is
-            cause = dead_worker(e) or compilation.failed(e) or self.out_of_memory.explained(e) or e
-            if self.step == 0 and isinstance(cause, SampleError):
-                cause = UsageError(str(cause))
-            if cause is not e:
-                raise cause from e
+        except Exception as e:
+            known = stopping.explained(self, e)
+            if known is not e:
+                raise known from e
             raise
         finally:
             stream.close()
@@ -210,14 +213,6 @@ class BaseTrainer(Step):
                 callback.before_training(self)
         self._mode.start()
 
-    def finish_interrupted_step(self) -> bool:
-        """Do what a signal cut short in the run that is continued here. Returns whether the loop is to end."""
-        if self.last_completed_step < self.step:
-            self.complete_step()
-        ending = self.ending()
-        self.save_if_due(ending)
-        return ending
-
     def ending(self) -> bool:
         """Is this run to end now? All ranks must ask."""
         self.interrupted = self.interrupted or self.asked_to_stop()
@@ -227,7 +222,7 @@ class BaseTrainer(Step):
         """Has a signal come on any rank, or is its time up? On several ranks it takes effect one step later, on all."""
         asked = self.signal.poll()
         if self.world_size > 1:
-            asked = self._stop_votes(asked)
+            asked = self.stop_votes(asked)
             self.signal.number = max(self.signal.number, asked)
         return asked > 0
 
@@ -273,13 +268,7 @@ class BaseTrainer(Step):
         return means(sums)
 
     def learning_rates(self) -> dict[str, float]:
-        """Of each optimizer and parameter group that has a name, as `lr_NAME`; `lr` for the others."""
-        rates: dict[str, float] = {}
-        for optimizer_name, optimizer in by_name(self.optimizer).items():
-            for options in optimizer.param_groups:
-                name = "_".join(filter(None, ("lr", optimizer_name, options.get("name"))))
-                rates.setdefault(name, float(options["lr"]))
-        return rates
+        return learning_rates(self.optimizer)
 
     def optimizers(self) -> list[Optimizer]:
         return list(by_name(self.optimizer).values())
@@ -291,52 +280,14 @@ class BaseTrainer(Step):
         """Do what is due between two steps. After a signal it is left undone, and a resume does it first."""
         end_of_epoch = self.step % self.steps_per_epoch == 0
         validates = self.due.validation(self.step)
-        if not end_of_epoch and not validates:
+        if end_of_epoch or validates:
+            between_steps.complete(self, end_of_epoch, validates)
+        else:
             self.last_completed_step = self.step
-            return
-        values: dict[str, float] = {}
-        if validates:
-            valid = evaluation.validate(self)
-            if valid is None:
-                return
-            self.reporter.values("valid", self.step, valid)
-            values = {f"val_{name}": value for name, value in valid.items()}
-        if end_of_epoch:
-            values = means(self.epoch_sums.read()) | values
-            self.epoch_sums.clear()
-        self.values = values or self.values
-        watched = self._watched(values, end_of_epoch)
-        best = watched is not None and self.monitor.update(watched, self.step)
-        if self.saving is not None:
-            self.saving.best_due, self.saving.top_due = best, watched is not None
-        for schedule in self.schedules():
-            schedule.after_validation(watched)
-        if values:
-            self.reporter.summary(self.step, self.metrics.short(values), end_of_epoch, self.monitor.key if best else "")
-        if end_of_epoch:
-            for callback in self.callbacks:
-                if hasattr(callback, "after_epoch"):
-                    callback.after_epoch(self, values)
-        self.last_completed_step = self.step
-        self.reporter.start_epoch(self.step)
-
-    def _watched(self, values: Mapping[str, float], end_of_epoch: bool) -> float | None:
-        """The value that `monitor` names, where this step yields it."""
-        if self.monitor.mode == "off":
-            return None
-        name = self.monitor.key
-        if name in values:
-            return values[name]
-        validated = any(key.startswith("val_") for key in values)
-        if validated if name.startswith("val_") else end_of_epoch:
-            raise Stopped(f"trainer.monitor: this run does not produce {name}; it produces {', '.join(values)}")
-        return None
 
     def evaluate(self, loader: Any, label: str = "evaluation", number: int = 0) -> dict[str, float] | None:
-        """The mean of each recorded value over all samples of `loader`, each counted once; None after a signal.
-
-        number: evaluations before it after the same step.
-        """
+        """The mean of each recorded value over all samples of `loader`; None after a signal. number: of evaluations
+        before it after the same step."""
         with self.clock.phase("validation"):
             return evaluation.Evaluation(self, loader, label, number).run()
 
@@ -358,26 +309,6 @@ class BaseTrainer(Step):
             with self.clock.phase("checkpoints"):
                 self.saving.save()
 
-    def _end(self) -> None:
-        """The last checkpoint is on the disk, or this raises Stopped."""
-        self._stop_votes.close()  # no rank may leave in the middle of it
-        if self.saving is not None:
-            with self.clock.phase("checkpoints"):
-                self.saving.finish()
-        log.info(self.clock)
-        for line in ending.advice(self):
-            log.info(line)
-        if not self.finished:
-            text = f"stopped by {self.signal.reason} after step {self.step}/{self.max_steps}; saved. Continue with: "
-            text += f"python train.py -r {self.run}"
-            log.info(text)
-            if self.world_size > 1:
-                log.info(f"each process ends with {self.signal.exit_code}, which torchrun turns into 1")
-            raise Interrupted(text if not log.handlers else "", self.signal.exit_code)
-        self.reporter.result(self.step, self.values, self.monitor)
-        for line in ending.lines(self, self._why_stopped()):
-            log.info(line)
-
     # -- when ---------------------------------------------------------------------------------------------------------
 
     @property
@@ -389,12 +320,8 @@ class BaseTrainer(Step):
 
     @property
     def why_finished(self) -> str:
-        return self._why_stopped() or "all its steps are done; to continue, raise trainer.epochs or trainer.max_steps"
-
-    def _why_stopped(self) -> str | None:
-        if self.monitor.stop:
-            return f"{self.monitor.name} has not improved in {self.monitor.bad_count} validations"
-        return self.stop_reason
+        all_done = "all its steps are done; to continue, raise trainer.epochs or trainer.max_steps"
+        return stopping.early_reason(self) or all_done
 
     # -- start --------------------------------------------------------------------------------------------------------
 
@@ -406,10 +333,14 @@ class BaseTrainer(Step):
             if self.world_size > 1:
                 before_ending.append(self._discard)
             sizes, unwritten = (saved["logs"], saved["unwritten"]) if saved else ({}, {})
-            self.reporter.open(self.run.folder, sizes, unwritten, self.config.to_dict(), self.step)
+            try:
+                self.reporter.open(self.run.folder, sizes, unwritten, self.config.to_dict(), self.step)
+            except Exception:
+                self._discard()
+                raise
 
     def _discard(self, exit_code: int = UsageError.exit_code) -> None:
-        """Leave no folder behind if the run failed before its first step was done; one that explains itself stays."""
+        """Remove the folder of a run that failed before its first step; one that stopped by itself (3) keeps it."""
         if self.step == 0 and self.run is not None and exit_code != Stopped.exit_code:
             self.reporter.close()
             self.run.discard()

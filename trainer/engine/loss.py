@@ -26,16 +26,28 @@ class Loss:
     """
 
     def __init__(
-        self, criterion: Any, device: torch.device, num_classes: int | None = None, mixing: Any = None
+        self,
+        criterion: Any,
+        device: torch.device,
+        num_classes: int | None = None,
+        mixing: Any = None,
+        validates: bool = True,
     ) -> None:
-        """num_classes: of the data, where it is known. mixing: the loader's batch_transforms, which may mix labels."""
+        """num_classes: of the data, where it is known. mixing: the loader's batch_transforms, which may mix labels.
+        validates: is the loss computed for validation data, too?"""
         self.criterion = criterion.to(device) if isinstance(criterion, nn.Module) else criterion
         self._weight_of = _weight_of(criterion)
-        self._num_classes, self._mixing = num_classes, mixing
+        self._num_classes, self._mixing, self._validates = num_classes, mixing, validates
         self._first = True
         self._of_torch = type(criterion).__module__ == "torch.nn.modules.loss"
 
-    def __call__(self, outputs: Any, targets: Any) -> Any:
+    def __call__(self, outputs: Any, *others: Any, **options: Any) -> Any:
+        """others: the targets; a trainer of one's own may give anything else, such as two more outputs of a triplet."""
+        if not others and options.keys() == {"targets"}:
+            others, options = (options["targets"],), {}
+        if len(others) != 1 or options:
+            return self.criterion(outputs, *others, **options)
+        (targets,) = others
         if self._first:
             self._first = False
             return self._first_call(outputs, targets)
@@ -67,6 +79,13 @@ class Loss:
         return call_with_outputs(self.criterion, outputs, targets)
 
     def _first_call(self, outputs: Any, targets: Any) -> Any:
+        binary = isinstance(self.criterion, (nn.BCELoss, nn.BCEWithLogitsLoss))
+        if binary and self._validates and getattr(self._mixing, "mixed", False):
+            raise UsageError(
+                f"loss: {type(self.criterion).__name__} takes the probabilities that batch_transforms make of class "
+                f"labels, but not the labels of a validation; give cross_entropy, or a data set whose targets are 0 or "
+                f"1 for each class"
+            )
         if isinstance(targets, Tensor) and isinstance(output := main_output(outputs), Tensor):
             self._check_classes(output, targets)
             if output.requires_grad and output.dim() > 1 and not output.is_meta:
@@ -75,19 +94,29 @@ class Loss:
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
                 return self._of_several(outputs, targets)
-            except UserWarning:
-                raise UsageError(
-                    f"loss: the model's outputs are {list(main_output(outputs).shape)}, the targets "
-                    f"{list(targets.shape)}, which would be broadcast against each other; give both one shape, such as "
-                    f"outputs.squeeze(1) at the end of the model"
-                ) from None
+            except UserWarning as e:
+                if not isinstance(targets, Tensor):
+                    raise UsageError(f"loss: {e}; give both one shape") from None
+                raise self._other_shapes(outputs, targets, "would be broadcast against each other") from None
             except (RuntimeError, ValueError, TypeError, IndexError) as e:
+                # binary cross-entropy
+                if isinstance(targets, Tensor) and str(e).startswith(("Target size", "Using a target size")):
+                    raise self._other_shapes(outputs, targets, "this loss compares one by one") from e
                 if self._mixing is None or not self._mixing.mixed or isinstance(e, torch.OutOfMemoryError):
                     raise
                 raise UsageError(
                     f"loss: it failed for targets {list(targets.shape)}, the probabilities that batch_transforms make "
                     f"of labels by mixing them: {e}; give a loss that takes them, such as cross_entropy, or mix none"
                 ) from e
+
+    @staticmethod
+    def _other_shapes(outputs: Any, targets: Tensor, why: str) -> UsageError:
+        shape = list(main_output(outputs).shape)
+        advice = "give both one shape, such as outputs.squeeze(1) at the end of the model"
+        if len(shape) == 2 and shape[1] > 1 and not targets.is_floating_point():
+            advice = "for class labels give cross_entropy, or a data set whose targets are 0 or 1 for each class"
+        what = f"the model's outputs are {shape}, the targets {list(targets.shape)}"
+        return UsageError(f"loss: {what}, which {why}; {advice}")
 
     def _check_classes(self, outputs: Tensor, targets: Tensor) -> None:
         """Class labels [B, ...] against outputs [B, classes, ...]: before torch fails, on a GPU without saying why."""

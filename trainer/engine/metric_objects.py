@@ -11,6 +11,7 @@ from torch import Tensor
 
 from utils.errors import Stopped, UsageError
 from utils.process import group
+from utils.tensors import each_tensor
 
 SHOWN = 10  # elements of a result on the console; metrics.jsonl and TensorBoard have all
 
@@ -78,7 +79,7 @@ class MetricObjects:
         values: dict[str, float] = {}
         for name, metric in self.objects.items():
             of_metric: dict[str, float] = {}
-            for key, value in by_element(name, metric.compute()).items():
+            for key, value in by_element(name, _over_ranks(metric)).items():
                 value = value.squeeze()
                 places = itertools.product(*(self.labels(n) for n in value.shape))
                 of_metric |= {
@@ -93,6 +94,31 @@ class MetricObjects:
         """Without the elements of long results: for the console. Of validation sets, the names have a prefix."""
         ends = tuple(self.long)
         return {name: value for name, value in values.items() if not (ends and name.endswith(ends))}
+
+
+def _over_ranks(metric: Any) -> Any:
+    """The result over the samples of all ranks, in rank order.
+
+    torchmetrics gathers the tensors of a list one by one, which fails where ranks have lists of other lengths, as those
+    of MeanAveragePrecision are, with an entry per image. So lists are joined here, and its gathering has less to do.
+    """
+    state = getattr(metric, "metric_state", {}) if group.world_size() > 1 else {}
+    lists = {k: v for k, v in state.items() if isinstance(v, list) and all(isinstance(t, Tensor) for t in v)}
+    if not lists:
+        return metric.compute()
+    alone = {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    of_ranks = group.gather({key: each_tensor(Tensor.cpu, value) for key, value in (lists | alone).items()})
+    for key in lists:
+        setattr(metric, key, [t.to(metric.device) for of_rank in of_ranks for t in of_rank[key]])
+    gathered = {id(t): [of_rank[key].to(t.device) for of_rank in of_ranks] for key, t in alone.items()}
+    own_sync = metric.dist_sync_fn
+    metric.dist_sync_fn = lambda tensor, group=None: gathered.get(id(tensor), [tensor])
+    try:
+        return metric.compute()
+    finally:  # no rank keeps the samples of the others
+        metric.dist_sync_fn = own_sync
+        for key, of_this_rank in lists.items():
+            setattr(metric, key, of_this_rank)
 
 
 def _copy(value: Any) -> Any:

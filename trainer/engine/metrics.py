@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.metric_objects import MetricObjects, by_element, is_object
-from trainer.engine.outputs import call_with_outputs
+from trainer.engine.outputs import call_with_outputs, main_output
 from utils.errors import Stopped
 from utils.process import group
 from utils.tensors import to_device
@@ -130,6 +130,14 @@ def _call(function: Callable[..., Any], outputs: Any, targets: Any) -> Any:
     return call_with_outputs(in_float32, outputs, targets)
 
 
+def samples(outputs: Any, targets: Any) -> int | None:
+    """The number of samples in a batch; None where it does not show. Targets may be a dict, with an entry per task."""
+    for part in (targets, main_output(outputs), *(targets.values() if isinstance(targets, Mapping) else ())):
+        if isinstance(part, Tensor) and part.dim():
+            return len(part)
+    return len(targets) if isinstance(targets, Sequence) else None
+
+
 class Metrics:
     """The metrics of the config. Calling it gives their values for one batch; those that are objects see each batch of
     an evaluation, and give their values at its end. They get outputs in float32, whatever the precision of the model.
@@ -167,7 +175,7 @@ class Metrics:
         values = {name: function(outputs, targets) for name, function in self.functions.items()}
         for name, value in values.items():  # mostly a value per sample; what is done for others takes ten times as long
             if name not in self._usual or type(value) is not Tensor or value.shape[:1] != outputs.shape[: value.dim()]:
-                return self._by_name(values, targets)
+                return self._by_name(values, samples(outputs, targets))
         return values
 
     def _autocasts(self) -> bool:
@@ -181,22 +189,21 @@ class Metrics:
             if self._evaluating:
                 for metric in self.objects.values():
                     _call(metric.update, outputs, targets)
-        return self._by_name(values, targets)
+        return self._by_name(values, samples(outputs, targets))
 
-    def _by_name(self, values: Mapping[str, Any], targets: Any) -> dict[str, Tensor]:
-        """Each result by its name; those of several values by a name for each."""
+    def _by_name(self, values: Mapping[str, Any], size: int | None) -> dict[str, Tensor]:
+        """Each result by its name; those of several values by a name for each. size: the samples, where known."""
         named: dict[str, Tensor] = {}
         for name, value in values.items():
             found = by_element(name, value)
             for key, element in found.items():
-                named |= self._by_class(key, element, targets)
+                named |= self._by_class(key, element, size)
             if named.keys() >= found.keys():
                 self._usual.add(name)
         return named
 
-    def _by_class(self, name: str, value: Tensor, targets: Any) -> dict[str, Tensor]:
+    def _by_class(self, name: str, value: Tensor, size: int | None) -> dict[str, Tensor]:
         """A value per class, [C], or per class of each sample, [B, C], as one for each class; others as they are."""
-        size = len(targets) if hasattr(targets, "__len__") else None
         if value.dim() == 2 and len(value) == size and value.shape[1] <= MAX_CLASSES:
             labels = self._stateful.labels(value.shape[1])
             return {f"{name}_{label}": column for label, column in zip(labels, value.T, strict=True)}

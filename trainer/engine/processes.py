@@ -1,4 +1,4 @@
-"""Starts a run in several processes of this machine, and brings back its result."""
+"""Starts a run in several processes of this machine, and returns its result."""
 
 import os
 import tempfile

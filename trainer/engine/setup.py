@@ -105,17 +105,23 @@ def all_in_order(config: Any, section: str, part: Any, facts: dict[str, Any], **
     parameters = names.accepted(section, config.resolve(section, part)).parameters
     if "facts" in parameters:
         given["facts"] = facts
-    for name in ("fold", "folds"):  # BaseDataLoader's own: a loader may mean something else by them
-        if name in parameters and parameters[name].annotation == (int | None):
-            given[name] = None
+    whole = {
+        "fold": (int | None, None),
+        "folds": (int | None, None),
+        "group": (str | None, None),
+        "stratify": (bool | str, False),
+    }
+    for name, (annotation, value) in whole.items():  # BaseDataLoader's own: a loader may mean something else by them
+        if name in parameters and parameters[name].annotation == annotation:
+            given[name] = value
     return config.build_part(section, part, **given, **more).for_testing()
 
 
 def model(config: Any, device: torch.device, data_loader: Any, run: Run | None = None) -> nn.Module:
     """The model on its device. Its weights are a function of the seed, come from `init_from`, or from its library.
 
-    Lazy layers get their shapes from the first batch of the loader. run: None where a checkpoint is to be loaded, for
-    which no file of weights is read; nor is it where the run has a checkpoint: that file may have been deleted.
+    Lazy layers get their shapes from the first batch of the loader. run: None where a checkpoint is loaded
+    later. Then, and where the run has a checkpoint already, no file of weights is read: it may have been deleted.
     """
     options, several = config.run.trainer, config.run.optimizer
     seed_all(mix(config.run.seed, INIT_KEY))

@@ -19,7 +19,7 @@ from trainer.engine.speed.memory_format import MemoryFormat
 from trainer.engine.timing import Clock
 from trainer.engine.training_checks import SkippedUpdates
 from trainer.parallel import Strategy
-from utils.errors import SampleError, Stopped
+from utils.errors import SampleError, Stopped, UsageError
 from utils.process import group
 from utils.process.watchdog import Progress
 from utils.seed import mix, seed_all
@@ -67,7 +67,7 @@ class Step:
         self._micro_batch = 0
         self._backwards = 0  # backward passes in this micro-batch
         self._pass = 0  # passes over the micro-batches in this step: a GAN has two
-        self._pass_complete = False
+        self.pass_complete = False  # have all its micro-batches been computed?
         self._weights: list[float | Tensor] | None = None  # of the micro-batches of this pass, where they were stated
         self._parameters: list[nn.Parameter] | None = None  # all that may get a gradient
         self._places: dict[nn.Parameter, int] | None = None  # in that list
@@ -91,7 +91,7 @@ class Step:
                 seed_all(mix(self.seed, self.step, shard, self._pass))
             with self.parallel.micro_batch(last=i == last):
                 yield self.unpack(batch.data)
-        self._pass_complete = True
+        self.pass_complete = True
 
     def unpack(self, batch: Any) -> Any:
         """The batch that train_step and eval_step get. Override this for batches that are dicts or dataclasses."""
@@ -147,7 +147,7 @@ class Step:
 
         `update` does this. Call it before, where the step needs the global gradient.
         """
-        if not self._pass_complete:
+        if not self.pass_complete:
             raise RuntimeError("update() after a pass that was left early: a step needs all of its micro-batches")
         if id(optimizer) not in self._averaged:
             self._averaged.add(id(optimizer))
@@ -173,8 +173,13 @@ class Step:
                 self._check_norm(norm)
             try:
                 self.scaler.step(optimizer)
-            except TypeError:  # fused SGD cannot start the momentum of a parameter later than that of others
-                with not_fused(optimizer):  # for this step only, as a resumed run does
+            except TypeError as e:  # fused SGD cannot start the momentum of a parameter later than that of others
+                if "closure" in str(e):
+                    raise UsageError(
+                        f"optimizer: {type(optimizer).__name__} evaluates the model several times per step; call "
+                        f"optimizer.step(closure) in train_step of a trainer of your own, or use another optimizer"
+                    ) from e
+                with kernels.not_fused(optimizer):  # for this step only, as a resumed run does
                     self.scaler.step(optimizer)
             self.scaler.update()
             self.skipped_updates.updates += 1
@@ -184,7 +189,7 @@ class Step:
     def phase(self, name: str, *at: int) -> contextlib.AbstractContextManager[None]:
         """Times a part of the loop, and tells the watchdog of other ranks what this one is doing.
 
-        at: growing numbers that tell apart what happens in one phase of one step.
+        at: growing numbers that order what happens within one phase of one step.
         """
         self.doing(name, *at)
         return self.clock.phases[name]
@@ -198,11 +203,6 @@ class Step:
     def updated_in_step(self) -> bool:
         """May a pass of the step that runs have changed weights already?"""
         return self._pass > 1
-
-    @property
-    def pass_complete(self) -> bool:
-        """Have all micro-batches of the pass that runs been computed?"""
-        return self._pass_complete
 
     def read(self, stream: Iterator[Any]) -> list[Any]:
         """The micro-batches of the next step, on the device."""
@@ -271,7 +271,7 @@ class Step:
 
     def _begin_pass(self) -> None:
         self._pass += 1
-        self._pass_complete, self._weights = False, None
+        self.pass_complete, self._weights = False, None
         self._averaged.clear()
         if self._parameters is None:
             self._parameters = [*self.model.parameters(), *(p for _, p in self.criterion.named_parameters())]
@@ -336,21 +336,6 @@ class Step:
         elif not math.isfinite(norm):
             self.finite.now()  # was it a loss, on one of the ranks?
             raise NonFinite(self.step, "gradient", norm)
-
-
-@contextlib.contextmanager
-def not_fused(optimizer: Optimizer) -> Iterator[None]:
-    """Within this, the optimizer does not use fused kernels. Re-raises the current error if it uses none anyway."""
-    fused = [group for group in optimizer.param_groups if group.get("fused")]
-    if not fused:
-        raise
-    for options in fused:
-        options["fused"] = False
-    try:
-        yield
-    finally:
-        for options in fused:
-            options["fused"] = True
 
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:

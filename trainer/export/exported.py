@@ -115,11 +115,12 @@ def _pt2(path: Path) -> tuple[str | None, Any]:
         return extra[KEY], lambda tensors: module(*tensors)
     except Exception as e:
         try:
-            compiled = torch._inductor.aoti_load_package(str(path))
+            from trainer.export import torch_internals
+
+            compiled, metadata = torch_internals.load_compiled(path)
         except Exception:
             reason = str(e).strip().partition("\n")[0]
             raise UsageError(f"{path} is no file of torch.export: {reason}") from e
-    metadata = compiled.loader.get_metadata()  # type: ignore[attr-defined]
 
     def call(tensors: Sequence[Tensor]) -> Tensor:
         found = compiled(*tensors)

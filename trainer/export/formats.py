@@ -5,9 +5,9 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,20 @@ KEY = "groundwork"  # under which the metadata is
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "safetensors": ("safetensors",)}
 
 
+class Input(NamedTuple):
+    """One tensor that the module takes: an example, and the sizes of it that may vary, by axis."""
+
+    example: Tensor
+    sizes: Mapping[int, Any]
+
+    def about(self) -> dict[str, Any]:
+        """For the metadata: dtype and shape, where a size that may vary is a word."""
+        shape = [
+            ("length" if axis else "batch") if axis in self.sizes else n for axis, n in enumerate(self.example.shape)
+        ]
+        return {"dtype": str(self.example.dtype).removeprefix("torch."), "shape": shape}
+
+
 def check_installed(chosen: Format) -> None:
     """Raises UsageError where a format cannot be written on this machine."""
     import importlib.util
@@ -32,62 +46,90 @@ def check_installed(chosen: Format) -> None:
         raise UsageError(
             f"--format {chosen} needs {' and '.join(missing)}: make extra NAME=export installs what it needs"
         )
+    if chosen == "aoti" and _internals() is None:
+        raise UsageError("--format aoti needs trainer/export/torch_internals.py, which is not there; use torch_export")
     if chosen == "aoti" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
         raise UsageError("--format aoti needs a C++ compiler, and there is none; torch_export works without one")
 
 
-def write(chosen: Format, module: nn.Module, inputs: Sequence[Tensor], dynamic: Any, path: Path, about: Any) -> None:
-    """module: a Predicting, in eval mode. inputs: tensors that it is called with. dynamic: the sizes that may vary.
+def write(chosen: Format, module: nn.Module, inputs: Sequence[Input], path: Path, about: dict[str, Any]) -> None:
+    """module: a Predicting, in eval mode. about: the metadata, to which the inputs are added.
 
     Raises Stopped with the reason, and the layer, for what cannot be exported.
     """
-    text = json.dumps(about, default=_plain)
     with quiet():
         if chosen == "safetensors":
-            _safetensors(module, path, text)
+            _safetensors(module, path, _text(about, inputs))
             return
-        captured = _captured(module, inputs, dynamic)
+        captured = _captured(module, inputs)
+        text = _text(about, _varying(captured, inputs))
         if chosen == "torch_export":
             torch.export.save(captured, path, extra_files={KEY: text})
         elif chosen == "onnx":
-            _onnx(captured, module, inputs, path, text)
+            _onnx(captured, module, [one.example for one in inputs], path, text)
         else:
             _aoti(captured, path, text)
 
 
-def dynamic_sizes(examples: Sequence[Sequence[Tensor]]) -> tuple[dict[int, Any], ...]:
-    """For each input: the batch size, lengths of integers [B, T], and whatever differs between the examples."""
+def inputs_of(examples: Sequence[Sequence[Tensor]]) -> list[Input]:
+    """What may vary of the tensors of several batches: the batch size, and lengths.
+
+    A length is each size of integers [B, T] and of numbers [B, T, F] or [B, C, T], and whatever differs between the
+    batches. torch finds out which of them the model needs as they are.
+    """
     found = []
     for tensors in zip(*examples, strict=True):
         first = tensors[0]
         sizes: dict[int, Any] = {0: torch.export.Dim.DYNAMIC} if first.dim() else {}
+        of_sequences = first.dim() == 3 or (first.dim() == 2 and not first.is_floating_point())
         for axis in range(1, first.dim()):
-            tokens = first.dim() == 2 and not first.is_floating_point()
-            if tokens or len({tensor.shape[axis] for tensor in tensors}) > 1:
+            if of_sequences or len({tensor.shape[axis] for tensor in tensors}) > 1:
                 sizes[axis] = torch.export.Dim.AUTO
-        found.append(sizes)
-    return tuple(found)
+        found.append(Input(first, sizes))
+    return found
 
 
-def _any_size() -> AbstractContextManager[Any]:
+def _text(about: dict[str, Any], inputs: Sequence[Input]) -> str:
+    return json.dumps(about | {"inputs": [one.about() for one in inputs]}, default=_plain)
+
+
+def _varying(captured: Any, inputs: Sequence[Input]) -> list[Input]:
+    """The inputs with the sizes that may vary in the captured program."""
+    names = captured.graph_signature.user_inputs
+    shapes = {node.name: node.meta["val"].shape for node in captured.graph.nodes if node.name in names}
+    internals = _internals()
+    fixed = internals.fixed_sizes(captured) if internals else set()
+    found = []
+    for i, (name, one) in enumerate(zip(names, inputs, strict=True)):
+        varies = [axis for axis, n in enumerate(shapes[name]) if not isinstance(n, int) and (i, axis) not in fixed]
+        found.append(Input(one.example, {axis: shapes[name][axis] for axis in varies}))
+    return found
+
+
+def _captured(module: nn.Module, inputs: Sequence[Input]) -> Any:
+    examples, sizes = tuple(one.example for one in inputs), tuple(dict(one.sizes) for one in inputs)
+    internals = _internals()
     try:
-        from trainer.export import torch_internals
-
-        return torch_internals.any_size()
-    except (ImportError, AttributeError):
-        return nullcontext()
-
-
-def _captured(module: nn.Module, inputs: Sequence[Tensor], dynamic: Any) -> Any:
-    try:
-        with _any_size():
-            return torch.export.export(module, tuple(inputs), dynamic_shapes=(dynamic,))
+        with internals.any_size() if internals else nullcontext():
+            program = torch.export.export(module, examples, dynamic_shapes=(sizes,))
     except Exception as e:
         raise Stopped(
             f"the model cannot be exported: {_reason(e)}{layer_of(e, module.get_submodule('model'))}\n"
             f"What depends on the values of a tensor (if, .item(), NumPy) has to be written with torch.where and the "
             f"like. --format safetensors keeps the weights alone"
         ) from e
+    if internals:
+        internals.forget_ones(program)
+    return program
+
+
+def _internals() -> Any:
+    """The file of what leans on private names of torch, unless it is deleted."""
+    try:
+        from trainer.export import torch_internals
+    except ImportError:
+        return None
+    return torch_internals
 
 
 def _onnx(captured: Any, module: nn.Module, inputs: Sequence[Tensor], path: Path, text: str) -> None:
@@ -121,9 +163,7 @@ def _safetensors(module: nn.Module, path: Path, text: str) -> None:
 
 def _aoti(captured: Any, path: Path, text: str) -> None:
     try:
-        torch._inductor.aoti_compile_and_package(
-            captured, package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: text}}
-        )
+        _internals().compile_ahead(captured, path, {KEY: text})
     except Exception as e:
         raise Stopped(
             f"AOTInductor could not compile the model: {_reason(e)}; --format torch_export needs no compiler"
@@ -170,14 +210,3 @@ def quiet() -> Any:
     finally:
         for one, level in zip(loggers, levels, strict=True):
             one.setLevel(level)
-
-
-def describe(tensors: Sequence[Tensor], dynamic: Sequence[Mapping[int, Any]]) -> list[dict[str, Any]]:
-    """For the metadata: each input's dtype and shape, where a size that may vary is a word."""
-    found = []
-    for tensor, sizes in zip(tensors, dynamic, strict=True):
-        shape = [
-            ("batch" if axis == 0 else "length") if axis in sizes else size for axis, size in enumerate(tensor.shape)
-        ]
-        found.append({"dtype": str(tensor.dtype).removeprefix("torch."), "shape": shape})
-    return found

@@ -65,13 +65,14 @@ def export(source: Source, options: Options) -> Report:
     tolerance = TOLERANCE[options.half] if options.tolerance is None else options.tolerance
     with member.eval_mode(), torch.inference_mode(False), torch.no_grad():
         batches = [one_more(each_tensor(torch.clone, found)) for found in read(member)]
-        expected = [main_output(member.trainer.predict_step(inputs)) for inputs in batches]
-        about = describe(member, expected[0], batches, pixels, loader, options)
+        expected = [main_output(member.trainer.predict_step(batch)) for batch in batches]
+        inputs = formats.inputs_of([_given(pixels, leaves(batch)) for batch in batches])
+        about = describe(member, expected[0], pixels, loader, options)
         temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
-            _write(member, batches, pixels, options, temporary, about)
-            difference = compare(member, temporary, batches)
+            _write(member, batches[0], inputs, pixels, options, temporary, about)
+            difference = compare(member, temporary, batches, expected)
             if not difference <= tolerance:
                 raise Stopped(
                     f"{out} is not written: it differs from the model by {difference:.3g} of the largest output on "
@@ -87,7 +88,13 @@ def export(source: Source, options: Options) -> Report:
 
 
 def _write(
-    member: Member, batches: list[Any], pixels: Pixels | None, options: Options, path: Path, about: dict[str, Any]
+    member: Member,
+    example: Any,
+    inputs: list[formats.Input],
+    pixels: Pixels | None,
+    options: Options,
+    path: Path,
+    about: dict[str, Any],
 ) -> None:
     trainer = copy.copy(member.trainer)
     trainer.model = copy.deepcopy(member.trainer.model)  # which half() changes
@@ -95,9 +102,8 @@ def _write(
         trainer.model.half()
     if options.format == "onnx":
         without_bags(trainer.model)
-    module = Predicting(trainer, batches[0], pixels, options.half).eval()
-    inputs = [_given(pixels, leaves(batch)) for batch in batches]
-    formats.write(options.format, module, inputs[0], formats.dynamic_sizes(inputs), path, about)
+    module = Predicting(trainer, example, pixels, options.half).eval()
+    formats.write(options.format, module, inputs, path, about)
 
 
 def real_samples(source: Source, data: Sequence[str]) -> Any:
@@ -137,29 +143,23 @@ def one_more(inputs: Any) -> Any:
     return each_tensor(lambda t: torch.cat([t, t]), inputs) if len(leaves(inputs)[0]) < 2 else inputs
 
 
-def describe(
-    member: Member, output: Any, batches: list[Any], pixels: Pixels | None, loader: Any, options: Options
-) -> dict[str, Any]:
-    """The metadata of the file, in plain types."""
+def describe(member: Member, output: Any, pixels: Pixels | None, loader: Any, options: Options) -> dict[str, Any]:
+    """The metadata of the file, in plain types, but for its inputs."""
     source, config = member.source, member.source.config
-    flat = [leaves(batch) for batch in batches]
-    kind = (
-        kind_of(config.run.loss.type, output, source.facts.get("num_classes")).name if output.dim() <= 2 else "values"
-    )
+    of_rows = output.dim() in (1, 2, 4)
+    kind = kind_of(config.run.loss.type, output, source.facts.get("num_classes")).name if of_rows else "values"
     try:
         normalized = Pixels.of(loader)
         mean, std = normalized.mean.flatten().tolist(), normalized.std.flatten().tolist()
         preprocessing: dict[str, Any] = {"mean": mean, "std": std, "max_value": normalized.max_value}
     except UsageError:
         preprocessing = {}
-    tensors = [_given(pixels, one) for one in flat]
     return {
         "format": 1,
         "run": str(source.path),
         "step": source.step,
-        "class_names": source.classes,
+        "class_names": source.facts.get("class_names"),
         "outputs": kind,
-        "inputs": formats.describe(tensors[0], formats.dynamic_sizes(tensors)),
         "preprocessing": preprocessing
         | {"included": pixels is not None, "data_loader": config.run.data_loader.model_dump()},
         "half": options.half,
@@ -168,20 +168,26 @@ def describe(
     }
 
 
-def compare(member: Member, path: Path, batches: list[Any]) -> float:
-    """The largest difference of the file's outputs, relative to the largest output of the model, or 1."""
+def compare(member: Member, path: Path, batches: list[Any], expected: list[Tensor]) -> float:
+    """The largest difference of the file's outputs, relative to the largest output of the model, or 1.
+
+    expected: the model's outputs of the batches. Smaller batches are compared too, and shorter ones.
+    """
     _, model = exported.source(path, [])
-    worst = 0.0
+    pairs = list(zip(batches, expected, strict=True))
     cuts = [_first(batches[0], n) for n in SIZES if n < len(leaves(batches[0])[0])]
-    for inputs in (*batches, *cuts):
-        wanted = main_output(member.trainer.predict_step(inputs)).double()
+    pairs += [(cut, main_output(member.trainer.predict_step(cut))) for cut in cuts]
+    pairs += _shorter(member, model, batches[0])
+    worst = 0.0
+    for inputs, wanted in pairs:
+        wanted = wanted.double()
         try:
             found = _called(member, model, inputs).double()
         except (UsageError, torch.OutOfMemoryError):
             raise
         except Exception as e:
-            n = len(leaves(inputs)[0])
-            raise Stopped(f"the file fails for a batch of {n}, which the model takes: {type(e).__name__}: {e}") from e
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves(inputs))
+            raise Stopped(f"the file fails for inputs {shapes}, which the model takes: {type(e).__name__}: {e}") from e
         if found.shape != wanted.shape:
             raise Stopped(f"the file gives outputs {list(found.shape)} where the model gives {list(wanted.shape)}")
         gap = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1) if wanted.numel() else torch.tensor(0.0)
@@ -191,6 +197,21 @@ def compare(member: Member, path: Path, batches: list[Any]) -> float:
 
 def _first(inputs: Any, n: int) -> Any:
     return each_tensor(lambda tensor: tensor[:n], inputs)
+
+
+def _shorter(member: Member, model: Any, inputs: Any) -> list[tuple[Any, Tensor]]:
+    """The inputs at half their length and the model's outputs, where a length of one tensor may vary."""
+    if not isinstance(model, exported.Exported) or len(leaves(inputs)) > 1:
+        return []
+    shape = model.about["inputs"][0]["shape"]
+    if "length" not in shape:
+        return []
+    axis = shape.index("length")
+    cut = each_tensor(lambda tensor: tensor.narrow(axis, 0, max(1, tensor.shape[axis] // 2)), inputs)
+    try:
+        return [(cut, main_output(member.trainer.predict_step(cut)))]
+    except Exception:  # too short for the model
+        return []
 
 
 def _called(member: Member, model: Any, inputs: Any) -> Tensor:

@@ -1,6 +1,7 @@
 """Rows of the table that predict.py writes: which columns, under which names, with which values."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +14,27 @@ THRESHOLD = 0.5  # of a label that is predicted by itself
 Cell = Callable[[int, str, Tensor], str]  # (number of the sample, its name, its outputs) -> text
 
 
+def names_of(facts: Mapping[str, Any]) -> list[str] | None:
+    """What the outputs of a run are called, by the facts of its data: classes, or the numbers to predict."""
+    names = facts.get("class_names") or facts.get("target_names")
+    return None if names is None else [str(name) for name in names]
+
+
+def width_of(outputs: Tensor) -> int:
+    """How many numbers a sample has in outputs [B, C]; 0 for one, [B] or [B, 1].
+
+    Raises UsageError for outputs that are no rows.
+    """
+    if outputs.dim() > 2:
+        raise UsageError(f"outputs {list(outputs.shape)} are no rows of a table; it takes [B] or [B, C]")
+    return outputs.shape[1] if outputs.dim() == 2 and outputs.shape[1] > 1 else 0
+
+
 class Columns:
     """wanted: `WHAT` or `HEADER=WHAT`, WHAT being id, label, index (of the class), prob (of the label), a class (its
     probability), a number to predict, or a column of the table that is read.
 
-    outputs: the names of the outputs: classes, or numbers to predict. leading: what stands before the predictions where
+    outputs, width: as names_of and width_of give them. leading: what stands before the predictions where
     `wanted` is None. Raises UsageError for an unknown column.
     """
 

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,31 @@ from logger.progress_bar import ProgressBar
 from trainer.engine import setup
 from trainer.engine.evaluation.kinds import average, task_of
 from trainer.inference import members, weights
-from trainer.inference.columns import Columns
+from trainer.inference.columns import Columns, width_of
 from trainer.inference.journal import Journal
+from trainer.inference.masks import TABLE, Masks
 from trainer.inference.members import Member, Source
 from trainer.inference.views import views
-from utils.errors import Stopped, UsageError
+from utils.errors import DataError, Stopped, UsageError
 from utils.process import group
 from utils.process.watchdog import heartbeat
 
 SHOWN = 10  # bad samples that are named
+SKIP = "Repair or remove it, and run the same command again; or leave such samples out by --skip-bad"
 
 
 @dataclass
 class Options:
     """What the command line says beside the runs and the data."""
 
-    out: Path = Path("predictions.csv")
+    out: Path | None = None  # predictions.csv, or the folder predictions of masks
     columns: list[str] | None = None
     with_probabilities: bool = False
     of_logits: bool = False
     weights: str | None = None
     views: list[str] = field(default_factory=list)
     skip_bad: bool = False
+    for_excel: bool = False
 
 
 class Ensemble:
@@ -53,6 +56,11 @@ class Ensemble:
         self.members = [Member(source, loader, device) for source, loader in zip(sources, found, strict=True)]
         self.loaders = list({id(loader): loader for loader in found}.values())
         self.loader = self.loaders[0]
+        unlabeled = self.loader.unlabeled
+        self.table: Mapping[str, Sequence[str]] = unlabeled.columns if unlabeled is not None else {}
+        self.left_out = list(unlabeled.bad) if unlabeled is not None else []  # rows that the loader could not read
+        if self.left_out and not options.skip_bad:
+            raise DataError(f"{self.left_out[0][1]}\n{SKIP}")
         self._set_weights(device)
 
     @contextlib.contextmanager
@@ -71,7 +79,7 @@ class Ensemble:
         each = list[Tensor]()
         for member in self.members:
             batch = by_loader[id(member.loader)]
-            found = member.probabilities(batch.data, number, self.views)
+            found = member.probabilities(member.inputs(batch.data), number, self.views)
             whole = average(member.kind.name, found, [1 / len(found)] * len(found), self.options.of_logits)
             each.append(whole[torch.from_numpy(np.isin(batch.indices, indices))])
         if any(each[0].shape != other.shape for other in each):
@@ -137,7 +145,7 @@ def _batch(loader: Any, number: int) -> Any:
 
 
 def _of_target(member: Member, batch: Any, number: int) -> Tensor:
-    (found,) = member.probabilities(batch.data, number, ())
+    (found,) = member.probabilities(member.inputs(batch.data), number)
     _, targets = member.trainer.unpack(batch.data)
     if found.dim() != 2 or task_of(member.kind.name) != "classes":
         raise UsageError("--weights auto is for one class per sample; give the weights, such as --weights 2,1")
@@ -151,14 +159,8 @@ def run(ensemble: Ensemble, options: Options) -> int:
     outputs = ensemble.look()
     for member in ensemble.members:
         log.info(f"{member.source}: its outputs are taken for {member.kind}")
-    first = ensemble.members[0]
-    table = loader.unlabeled.columns if loader.unlabeled is not None else {}
-    width = outputs.shape[1] if outputs.dim() == 2 else 0
-    names = first.source.outputs_named
-    if width == 1:  # [B, 1] is [B]
-        width = 0
-    columns = Columns(options.columns, options.with_probabilities, first.kind.name, names, width, table)
-    journal = Journal(options.out, columns.header, _job(ensemble, options)) if main else None
+    rows_of, out = _form(ensemble, options, outputs)
+    journal = Journal(out, rows_of.header, _job(ensemble, options), options.for_excel) if main else None
     done = group.broadcast(journal.done if journal else 0)
     bar = ProgressBar(main)
     bar.start("predict", total, done)
@@ -168,25 +170,54 @@ def run(ensemble: Ensemble, options: Options) -> int:
         with ensemble.eval_mode():
             for start in range(done, total, world):
                 heartbeat(f"predicting batch {start + 1}", start)
-                part = _rows(ensemble, columns, streams, start + group.rank()) if start + group.rank() < total else None
+                part = _rows(ensemble, rows_of, streams, start + group.rank()) if start + group.rank() < total else None
                 for rows, bad in (part for part in group.gather(part) if part is not None):
                     if bad and not options.skip_bad:
-                        raise Stopped(_refused(bad, options))
+                        raise Stopped(_refused(bad, out))
                     if journal:
                         journal.add(rows, bad)
                     bar.step()
     except KeyboardInterrupt:
-        log.info(f"interrupted: the same command continues, from {options.out}.part")
+        log.info(f"interrupted: the same command continues, from {out}.part")
         raise
     finally:
         bar.stop()
         for stream in streams:
             stream.close()
-    return _finish(journal, options) if journal else 0
+    return _finish(journal, ensemble.left_out) if journal else 0
+
+
+def _form(ensemble: Ensemble, options: Options, outputs: Tensor) -> tuple[Columns | Masks, Path]:
+    """What makes rows of outputs, and the file of the table: masks of images, for outputs [B, C, H, W]."""
+    first, out = ensemble.members[0], options.out
+    if outputs.dim() != 4:
+        out = out or Path("predictions.csv")
+        if out.is_dir():
+            raise UsageError(f"--out {out} is a folder; give the name of a file, such as {out / 'predictions.csv'}")
+        if os.path.abspath(out) in ensemble.data:
+            raise UsageError(f"--out {out} is the data itself, which it would replace; give another name")
+        names, width, kind = first.source.outputs_named, width_of(outputs), first.kind.name
+        return Columns(options.columns, options.with_probabilities, kind, names, width, ensemble.table), out
+    out = out or Path("predictions")
+    if out.is_file() or (out.suffix and not out.is_dir()):
+        raise UsageError(f"--out {out}: this run predicts a mask for each image; give a folder for them: --out masks")
+    inside = [at for at in ensemble.data if os.path.isdir(at) and Path(os.path.abspath(out)).is_relative_to(at)]
+    if inside:
+        raise UsageError(
+            f"--out {out} is within {inside[0]}: masks there would be taken for images; give another folder"
+        )
+    if options.columns or options.with_probabilities:
+        raise UsageError("--columns, --prob: this run predicts a mask for each image, not a row; leave them out")
+    if ensemble.loader.unlabeled is None:
+        raise UsageError(
+            "data_loader: masks get the names and sizes of the images; set self.unlabeled of the data loader to them"
+        )
+    values = ensemble.loader.facts.get("mask_values")
+    return Masks(out, ensemble.loader.unlabeled.paths, first.kind.name, outputs, values), out / TABLE
 
 
 def _rows(
-    ensemble: Ensemble, columns: Columns, streams: Sequence[Iterator[Any]], number: int
+    ensemble: Ensemble, rows_of: Columns | Masks, streams: Sequence[Iterator[Any]], number: int
 ) -> tuple[list[list[str]], list[tuple[str, str]]]:
     batches = [next(stream) for stream in streams]
     bad = {index: why for batch in batches for index, why in batch.bad}
@@ -195,24 +226,22 @@ def _rows(
     if not all(batch.size for batch in batches):
         return [], failed
     indices, outputs = ensemble.predict(batches, number)
-    return columns.rows(indices.tolist(), ensemble.loader.names(indices), outputs), failed
+    return rows_of.rows(indices.tolist(), ensemble.loader.names(indices), outputs), failed
 
 
-def _refused(bad: Sequence[tuple[str, str]], options: Options) -> str:
+def _refused(bad: Sequence[tuple[str, str]], out: Path) -> str:
     reason = bad[0][1].partition("\nRepair")[0]
-    return (
-        f"{reason}\nRepair or remove it, and run the same command again, which continues; or leave such samples out by "
-        f"--skip-bad. What is predicted so far is in {options.out}.part"
-    )
+    return f"{reason}\n{SKIP}. What is predicted so far is in {out}.part, and is continued"
 
 
-def _finish(journal: Journal, options: Options) -> int:
-    count, bad = journal.finish()
+def _finish(journal: Journal, left_out: Sequence[tuple[str, str]]) -> int:
+    count, failed = journal.finish()
+    bad = [*left_out, *failed]
     for name, why in bad[:SHOWN]:
         log.warning(f"left out: {name}: {why}")
     if len(bad) > SHOWN:
         log.warning(f"left out: {len(bad) - SHOWN:,} more")
-    log.info(f"{count:,} rows in {options.out}" + (f", without {len(bad):,} bad samples" if bad else ""))
+    log.info(f"{count:,} rows in {journal.out}" + (f", without {len(bad):,} bad samples" if bad else ""))
     return count
 
 
@@ -227,8 +256,8 @@ def _job(ensemble: Ensemble, options: Options) -> Any:
         file = member.source.path.stat()
         config = json.dumps(member.source.whole_config, sort_keys=True, default=str)
         runs.append([str(member.source.path.resolve()), file.st_size, file.st_mtime_ns, member.weight, config])
-    is_table = loader.unlabeled is not None and loader.unlabeled.columns  # an image may be repaired in between
-    tables = [os.stat(path) for path in ensemble.data if os.path.isfile(path)] if is_table else []
+    # Of a table, not of files: an image may be repaired in between
+    tables = [os.stat(path) for path in ensemble.data if os.path.isfile(path)] if ensemble.table else []
     return [
         runs, ensemble.data, [[file.st_size, file.st_mtime_ns] for file in tables], loader.sampler.n, loader.batch_size,
         names.hexdigest(), options.columns, options.with_probabilities, options.of_logits, options.views,

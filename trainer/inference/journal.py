@@ -14,10 +14,12 @@ from utils.errors import Stopped
 class Journal:
     """OUT.part, and the table OUT in the end. One process writes it.
 
-    job: what the rows depend on; a journal of another job is started again.
+    job: what the rows depend on; a journal of another job is started again. for_excel: the table starts with a mark by
+    which Excel knows UTF-8.
     """
 
-    def __init__(self, out: Path, header: Sequence[str], job: Any) -> None:
+    def __init__(self, out: Path, header: Sequence[str], job: Any, for_excel: bool = False) -> None:
+        self.encoding = "utf-8-sig" if for_excel else "utf-8"
         self.out, self.header, self.path = out, list(header), out.with_name(out.name + ".part")
         self.first = json.dumps({"header": self.header, "job": job})
         self.done = self._resume()
@@ -31,7 +33,7 @@ class Journal:
         """Write the table; returns the number of its rows, and what could not be read."""
         temporary, count, bad = self.out.with_name(f".tmp-{self.out.name}"), 0, list[tuple[str, str]]()
         try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
+            with open(temporary, "w", newline="", encoding=self.encoding) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(self.header)
                 for entry in self._entries():

@@ -1,7 +1,7 @@
 """The runs that predict together: their checkpoints, the data as each wants it, and their outputs."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,9 @@ from trainer.engine.evaluation import test_report
 from trainer.engine.evaluation.evaluator import predictor
 from trainer.engine.evaluation.kinds import Kind, kind_of, probabilities
 from trainer.engine.outputs import main_output
-from utils.errors import UsageError
+from trainer.inference.columns import names_of
+from trainer.inference.views import View
+from utils.errors import DataError, UsageError
 from utils.run_folder import find_checkpoint, is_exported
 from utils.seed import mix, seed_all
 
@@ -27,7 +29,6 @@ PREDICT = (
     "make the data set of them, with any target, such as 0, and set self.unlabeled to their names and paths "
     "(DigitsDataLoader in data_loader/data_loaders.py does it in four lines)"
 )
-Views = Sequence[Callable[[Tensor], Tensor]]
 
 
 class Source:
@@ -54,14 +55,8 @@ class Source:
         return str(self.path)
 
     @property
-    def classes(self) -> list[str] | None:
-        names = self.facts.get("class_names")
-        return None if names is None else [str(name) for name in names]
-
-    @property
     def outputs_named(self) -> list[str] | None:
-        """What the columns of the outputs are called: classes, or the numbers to predict."""
-        return self.classes or self.facts.get("target_names")
+        return names_of(self.facts)
 
     def data_key(self) -> str:
         """Equal for those that read the same data in the same way."""
@@ -88,16 +83,13 @@ class Member:
     def eval_mode(self) -> AbstractContextManager[None]:
         return self.trainer.eval_mode()
 
-    def outputs(self, data: Any, number: int, view: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Of the batch with this number. view: a change of the images before."""
+    def inputs(self, data: Any) -> Any:
+        """What predict_step takes, of a batch of the loader."""
+        return self.trainer.inputs_of(self.trainer.unpack(data))
+
+    def outputs(self, inputs: Any, number: int = 0) -> Tensor:
+        """On the CPU. number: of the batch, which seeds what the model draws."""
         trainer = self.trainer
-        inputs = trainer.inputs_of(trainer.unpack(data))
-        if view is not None:
-            if not isinstance(inputs, Tensor) or inputs.dim() != 4:
-                raise UsageError(
-                    "--tta: the inputs are no images [B, C, H, W], so they cannot be mirrored; leave it out"
-                )
-            inputs = view(inputs).contiguous()
         seed_all(mix(trainer.seed, trainer.step, number, 0))
         try:
             with trainer.autocast():
@@ -112,9 +104,14 @@ class Member:
             raise UsageError(f"predict_step returned {type(output).__name__}; a tensor is needed, one row per sample")
         return output.float().cpu()
 
-    def probabilities(self, data: Any, number: int, views: Views) -> list[Tensor]:
+    def probabilities(self, inputs: Any, number: int = 0, views: Sequence[View] = ()) -> list[Tensor]:
         """Of the images as they are, and of each view of them; values of a model that gives no probabilities."""
-        each = [self.outputs(data, number, view) for view in (None, *views)]
+        if views and (not isinstance(inputs, Tensor) or inputs.dim() != 4):
+            raise UsageError("--tta: the inputs are no images [B, C, H, W], so they cannot be mirrored; leave it out")
+        each = [self.outputs(inputs, number)]
+        for view in views:
+            found = self.outputs(view.of_images(inputs).contiguous(), number)
+            each.append(view.back(found) if found.dim() == 4 else found)
         if self._kind is None:
             loss = self.source.config.run.loss
             self._kind = kind_of(loss.type, each[0], self.source.facts.get("num_classes"))
@@ -144,6 +141,7 @@ def loaders(sources: Sequence[Source], device: torch.device, data: Sequence[str]
         found.append(built[key])
     first = found[0]
     for loader in built.values():
+        _check_bad(first, loader)
         if loader.sampler.n != first.sampler.n:
             raise UsageError(
                 f"the runs read {first.sampler.n} and {loader.sampler.n} samples of the same data; average runs of one "
@@ -154,12 +152,26 @@ def loaders(sources: Sequence[Source], device: torch.device, data: Sequence[str]
     return found
 
 
+def _check_bad(first: Any, other: Any) -> None:
+    """Raises DataError where one leaves out a row that the other reads: their outputs would not be of the same rows."""
+    bad = [dict(loader.unlabeled.bad) if loader.unlabeled is not None else {} for loader in (first, other)]
+    if differ := bad[0].keys() ^ bad[1].keys():
+        name = min(differ, key=str)
+        raise DataError(
+            f"--data: one of the runs cannot read what another can: {(bad[0] | bad[1])[name]}; correct or remove it, "
+            f"or predict with each run alone"
+        )
+
+
 def unlabeled_loader(source: Source, device: torch.device, data: Sequence[str]) -> Any:
     """A loader of data without targets, in the order of `data`, read as in the evaluation of the run."""
     spec = source.config.run.data_loader
     if not source.config.accepts("data_loader", spec, "predict"):
         raise UsageError(PREDICT.format(type=spec.type))
-    return setup.all_in_order(source.config, "data_loader", spec, source.facts, predict=list(data))
+    try:
+        return setup.all_in_order(source.config, "data_loader", spec, source.facts, predict=list(data))
+    except DataError as e:
+        raise DataError(f"--data: {str(e).rpartition('data_loader: ')[2]}") from e
 
 
 def configure(loader: Any, source: Source, device: torch.device) -> None:

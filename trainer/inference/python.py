@@ -1,25 +1,24 @@
 """From Python: `predict("saved/digits/RUN", ["1.png"])`, or with a tensor of inputs as the model takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainer.checkpoint.load import load_model
-from trainer.engine.evaluation import test_report
-from trainer.engine.evaluation.kinds import Name, kind_of, probabilities
-from trainer.engine.outputs import main_output
-from trainer.inference.columns import Columns
+from trainer.inference.columns import Columns, width_of
 from trainer.inference.members import Member, Source, configure, unlabeled_loader
 from utils.errors import Stopped
-from utils.run_folder import find_checkpoint
-from utils.tensors import to_device
+from utils.tensors import each_tensor, to_device
 
 
 class Predictions(NamedTuple):
-    """For each input: its label, as text; its outputs: probabilities [B, C], or values; and its name."""
+    """For each input: its label, as text; its outputs: probabilities [B, C], or values; and its name.
+
+    Of a segmentation, the outputs are probabilities [B, C, H, W] of the size that the model gives; there are no labels.
+    """
 
     labels: list[str]
     outputs: Tensor
@@ -30,49 +29,68 @@ class Predictions(NamedTuple):
 def predict(run: str | Path, inputs: Any, device: str | torch.device = "cpu") -> Predictions:
     """What a run predicts for inputs without targets.
 
-    run: its folder (the best checkpoint), or a checkpoint. inputs: files, a folder, a table or texts, as after --data
-    of predict.py, read as in the evaluation of the run; or a tensor, or a tuple of tensors, as the model takes it.
-    Raises UsageError where something does not fit, Stopped for a file that cannot be read.
+    run: its folder (the best checkpoint), a checkpoint, or a file of export.py. inputs: files, a folder, a table or
+    texts, as after --data of predict.py, read as in the evaluation of the run; or a tensor, or a tuple of tensors, as
+    the model takes it. Raises UsageError where something does not fit, Stopped for a file that cannot be read.
     """
-    device = torch.device(device)
-    if isinstance(inputs, (str, Path)):
-        inputs = [inputs]
-    if isinstance(inputs, Sequence) and inputs and isinstance(inputs[0], (str, Path)):
-        return Predictor(run, device)([str(path) for path in inputs])
-    config, _ = test_report.load(find_checkpoint(str(run)), [])
-    with torch.inference_mode():
-        output = main_output(load_model(run, device)(to_device(inputs, device))).float().cpu()
-    kind = kind_of(config.run.loss.type, output, config.facts.get("num_classes")).name
-    names = config.facts.get("class_names") or config.facts.get("target_names")
-    return _predictions(kind, probabilities(kind, output), names, list(map(str, range(len(output)))))
+    return Predictor(run, device)(inputs)
 
 
 class Predictor:
-    """A run that stays loaded, for one call after another. run: also a file that export.py wrote."""
+    """A run that stays loaded, for one call after another."""
 
     def __init__(self, run: str | Path, device: str | torch.device = "cpu") -> None:
         self.source, self.device = Source(str(run), []), torch.device(device)
         self._member: Member | None = None  # from the first call on: a model with lazy layers needs data
 
-    def __call__(self, data: Sequence[str]) -> Predictions:
-        """data: as after --data of predict.py."""
+    def __call__(self, inputs: Any) -> Predictions:
+        """inputs: as `predict` takes them."""
+        if isinstance(inputs, (str, Path)):
+            inputs = [inputs]
+        if isinstance(inputs, Sequence) and inputs and all(isinstance(one, (str, Path)) for one in inputs):
+            return self._of_data([str(one) for one in inputs])
+        member = self._ready(_Given(inputs))
+        with member.eval_mode():
+            (outputs,) = member.probabilities(to_device(inputs, self.device))
+        return self._named(outputs, [str(number) for number in range(len(outputs))])
+
+    def _of_data(self, data: Sequence[str]) -> Predictions:
         loader = unlabeled_loader(self.source, self.device, data)
         configure(loader, self.source, self.device)
-        if self._member is None:
-            self._member = Member(self.source, loader, self.device)
-        member, found, names = self._member, list[Tensor](), list[str]()
+        member, found, names = self._ready(loader), list[Tensor](), list[str]()
+        for _, why in loader.unlabeled.bad if loader.unlabeled is not None else ():
+            raise Stopped(why)
         with member.eval_mode():
             for number, batch in enumerate(loader.read_batches(range(loader.sampler.num_steps))):
                 if batch.bad:
                     raise Stopped(batch.bad[0][1])
-                (outputs,) = member.probabilities(batch.data, number, ())
-                found.append(outputs)
+                found += member.probabilities(member.inputs(batch.data), number)
                 names += loader.names(batch.indices)
-        return _predictions(member.kind.name, torch.cat(found), self.source.outputs_named, names)
+        return self._named(torch.cat(found), names)
+
+    def _ready(self, loader: Any) -> Member:
+        if self._member is None:
+            self._member = Member(self.source, loader, self.device)
+        return self._member
+
+    def _named(self, outputs: Tensor, names: list[str]) -> Predictions:
+        assert self._member is not None, "it has predicted"
+        named = self.source.outputs_named
+        if outputs.dim() > 2:
+            return Predictions([], outputs, names, named or [])
+        columns = Columns(["label"], False, self._member.kind.name, named, width_of(outputs), {})
+        labels = [label for (label,) in columns.rows(range(len(outputs)), names, outputs)]
+        return Predictions(labels, outputs, names, columns.outputs)
 
 
-def _predictions(kind: Name, outputs: Tensor, named: Sequence[str] | None, names: list[str]) -> Predictions:
-    width = outputs.shape[1] if outputs.dim() == 2 and outputs.shape[1] > 1 else 0
-    columns = Columns(["label"], False, kind, named, width, {})
-    labels = [label for (label,) in columns.rows(range(len(outputs)), names, outputs)]
-    return Predictions(labels, outputs, names, columns.outputs)
+class _Given:
+    """Stands for a data loader where the inputs are tensors."""
+
+    steps_per_epoch = 1
+
+    def __init__(self, inputs: Any) -> None:
+        self.inputs = inputs
+
+    def iter_steps(self, _: int) -> Iterator[Any]:
+        """One batch, for lazy layers."""
+        yield SimpleNamespace(data=each_tensor(Tensor.cpu, (self.inputs,)))

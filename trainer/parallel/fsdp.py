@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.modules.batchnorm import _NormBase
 
 from logger.console import log
+from trainer.engine.summary.model_table import class_name
 from trainer.parallel import buffers
 from trainer.parallel.base import Options
 from trainer.parallel.replicated import Replicated
@@ -125,7 +126,7 @@ def _described(model: nn.Module, parts: Sequence[nn.Module]) -> str:
     """`12 x Block, 1 x Linear gathered one at a time; 2.1% of the parameters with the model itself`."""
     inside = {p for part in parts for p in part.parameters()}
     rest = sum(p.numel() for p in model.parameters() if p not in inside) / max(count_parameters(model), 1)
-    kinds = Counter(type(part).__name__.removeprefix("FSDP") for part in parts)
+    kinds = Counter(class_name(part) for part in parts)
     text = ", ".join(f"{n} x {kind}" for kind, n in kinds.items()) or "no block"
     return f"{text} gathered one at a time; {rest:.1%} of the parameters with the model itself"
 

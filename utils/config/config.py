@@ -4,6 +4,7 @@
 names and binds their arguments against signatures. `Config.build` calls them.
 """
 
+import contextlib
 import copy
 import functools
 import gc
@@ -17,8 +18,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from utils.config import names, published, schema
+from utils.config import fits, messages, names, published, rates, schema
 from utils.config.files import ConfigError, Dumper, KeyPath, Tree, did_you_mean, nearest, parse, read
+from utils.config.sections import FACTS_OF_DATASETS, KINDS, SECTIONS
 from utils.config.signatures import signature_of
 from utils.config.values import Misfit, wants_factory
 from utils.errors import Stopped, UsageError
@@ -30,7 +32,7 @@ TESTED = ("arch", "data_loader", "loss", "metrics")  # sections that test.py bui
 def load(files: Sequence[str | Path | Mapping[str, Any]], overrides: Sequence[str] = ()) -> "Config":
     """Merge the files from left to right, set each KEY=VALUE, validate the fixed part. Raises ConfigError.
 
-    A mapping stands for a file: the config in a checkpoint.
+    A mapping takes the place of a file: the config in a checkpoint.
     """
     trees = [_plain_tree(file) if isinstance(file, Mapping) else read(Path(file)) for file in files]
     tree = Tree({}, {})
@@ -41,54 +43,21 @@ def load(files: Sequence[str | Path | Mapping[str, Any]], overrides: Sequence[st
     notes: list[str] = []
     for override in overrides:
         try:
-            before = _rate(tree, override)
-            tree.set(override)
-            _scale_groups(tree, override, before)
+            rates.set_value(tree, override)
         except ConfigError as e:
             problems += e.problems
     try:
         run = schema.RunConfig.model_validate(tree.data)
     except ValidationError as e:
-        found, notes = schema.problems(e, tree)
+        found, notes = messages.problems(e, tree)
         problems += found
     if problems:
         raise ConfigError(problems, notes)
     return Config(run, tree)
 
 
-def _rate(tree: Tree, override: str) -> Any:
-    """The learning rate that an override is to change; None for another override."""
-    keys = override.partition("=")[0].split(".")
-    if keys[0] != "optimizer" or keys[-2:] != ["args", "lr"]:
-        return None
-    at: Any = tree.data
-    for key in keys:
-        at = at.get(key) if isinstance(at, Mapping) else None
-    return at
-
-
-def _scale_groups(tree: Tree, override: str, before: Any) -> None:
-    """`--lr X` scales the learning rates of all groups of that optimizer by the same factor."""
-    after = _rate(tree, override)
-    if after is None:
-        return
-    part = tree.data["optimizer"]
-    for key in override.split(".args.lr")[0].split(".")[1:]:
-        part = part[key]
-    groups = part.get("groups") if isinstance(part.get("groups"), list) else []
-    for group in [group for group in groups if isinstance(group, dict) and "lr" in group]:
-        if not all(isinstance(rate, int | float) and rate for rate in (before, after, group["lr"])):
-            raise ConfigError(
-                [
-                    f"command line: {override}: cannot scale the learning rates of optimizer.groups, as the config has "
-                    f"no args.lr to scale them from; give it there too"
-                ]
-            )
-        group["lr"] *= after / before
-
-
 def _plain_tree(config: Mapping[str, Any]) -> Tree:
-    name = "the checkpoint's config"
+    name = "the config"
     data, where = parse(yaml.dump(dict(config), Dumper=Dumper), lambda line: name)
     return Tree(data, where | {(): name})
 
@@ -161,7 +130,7 @@ class Config:
         make = names.builder(section, substitute(thing) if substitute else thing)
         built = self._call(section, path, part.type, make, args, values)
         if wrong := names.misbuilt(section, built):
-            expected = names.SECTIONS[section].expected
+            expected = SECTIONS[section].expected
             raise ConfigError([f"{self.tree.place(path)}: {part.type}: {wrong}; expected {expected}"])
         return built
 
@@ -227,7 +196,7 @@ class Config:
         states = f"; the data states only: {', '.join(self.facts)}" if self.facts and positional is not None else ""
         for name in bound.missing:
             may_come = name in left_open and (facts is None or name in facts)
-            if not (may_come or name in given or (top and name in names.KINDS[section].filled)):
+            if not (may_come or name in given or (top and name in KINDS[section].filled)):
                 problems.append(f"{place}: {bound.is_missing(name)}{states}")
         for name in names.refused(section, thing, given):
             problems.append(
@@ -242,7 +211,7 @@ class Config:
     ) -> Any:
         """thing(*args, **values). What it raises becomes a ConfigError, with a traceback if it comes from a file that
         is the user's."""
-        first = names.KINDS[section].first
+        first = KINDS[section].first
         if first and args and first in list(signature_of(thing).parameters)[1:]:  # ChainedScheduler(schedulers, ...)
             args, values = args[1:], {**values, first: args[0]}
         try:
@@ -252,16 +221,31 @@ class Config:
             built = thing(*args, **without)
             self.published += [(built, with_weights)] if with_weights else []
             return built
-        except (UsageError, Stopped):
+        except UsageError as e:
+            if not isinstance(e, ConfigError):
+                e.args = (self.tree.located(str(e), path),)
+            raise
+        except Stopped:
             raise
         except Exception as e:
-            plain = isinstance(e, (ValueError, TypeError, RuntimeError, OSError)) and str(e)
-            line = f"{self.tree.place(path)}: {name}: {'' if plain else f'{type(e).__name__}: '}{e}".rstrip(": ")
+            text = " ".join(str(e).split())  # some are many lines long
+            plain = isinstance(e, (ValueError, TypeError, RuntimeError, OSError)) and text
+            line = f"{self.tree.place(path)}: {name}: {'' if plain else f'{type(e).__name__}: '}{text}".rstrip(": ")
             own = section == "trainer" or names.is_yours(traceback.extract_tb(e.__traceback__)[-1].filename)
             e.__traceback__ = e.__traceback__ and e.__traceback__.tb_next  # without this method
             if type(e).__module__ == "urllib.error":
                 line += "; download it where there is a network, into the folder where it is searched"
             raise ConfigError([line], ["".join(traceback.format_exception(e)).rstrip()] if own else ()) from e
+
+    @contextlib.contextmanager
+    def located(self) -> Iterator[None]:
+        """Within this, a UsageError that begins with a key of the config gets the file and line of that key."""
+        try:
+            yield
+        except UsageError as e:
+            if not isinstance(e, ConfigError):
+                e.args = (self.tree.located(str(e)),)
+            raise
 
     def check(self, train: bool = True) -> None:
         """Find every part and bind its arguments; raises ConfigError with all problems. `train=False`: only what
@@ -269,7 +253,7 @@ class Config:
         _import_torch()
         problems: list[str] = []
         found: dict[KeyPath, Any] = {}
-        parts = [(s, path, part) for s in (names.SECTIONS if train else TESTED) for path, part in self._parts(s)]
+        parts = [(s, path, part) for s in (SECTIONS if train else TESTED) for path, part in self._parts(s)]
         for section, path, part in parts:
             try:
                 found[path] = self.resolve(section, part)
@@ -277,7 +261,7 @@ class Config:
                 problems.append(f"{self.tree.place((*path, 'type'))}: {e.args[0]}")
         loader = found.get(("data_loader",))
         later = loader is not None and names.loader_mentions("facts", loader)  # facts come when the data is read
-        facts = None if later else {*self.facts, *names.FACTS_OF_DATASETS}
+        facts = None if later else {*self.facts, *FACTS_OF_DATASETS}
         for section, path, part in parts:
             if path in found:
                 given = names.given_to_trainers() if section == "trainer" else ()
@@ -286,8 +270,8 @@ class Config:
                 if isinstance(part, schema.OptimizerPart):
                     problems += self._options_of_groups(path, part, found[path])[1]
         if train and ("trainer",) in found:
-            problems += self._metric_problems(found["trainer",])
-            problems += self._monitor_problems(found["trainer",], loader) if loader is not None else []
+            problems += fits.metric_problems(self, found["trainer",])
+            problems += fits.monitor_problems(self, found["trainer",], loader) if loader is not None else []
         if train and not problems:
             problems = self._submodule_problems()
         if problems:
@@ -300,44 +284,6 @@ class Config:
             yield from (((section, key), part) for key, part in entries)
         elif named is not None:
             yield (section,), named
-
-    def _metric_problems(self, trainer: Any) -> list[str]:
-        place, names = self.tree.place(("metrics",)), [part.label for part in self.run.metrics]
-        return [
-            f"{place}: {trainer.__name__} logs a {name} itself; give the metric another, name: NAME"
-            for name in getattr(trainer, "loss_names", ())
-            if name in names
-        ]
-
-    def _monitor_problems(self, trainer: Any, loader: Callable[..., Any]) -> list[str]:
-        """An error if `monitor` names a value that the run never produces."""
-        if self.run.trainer.monitor == "off":
-            return []
-        name = self.run.trainer.monitor.split()[1]
-        metrics = [part.label for part in self.run.metrics]
-        values = [*getattr(trainer, "loss_names", ("loss",)), *metrics]
-        split, args = (
-            names.accepted("data_loader", loader).parameters.get("validation_split"),
-            self.run.data_loader.args,
-        )
-        mentions = any(names.loader_mentions(word, loader) for word in ("valid_dataset", "split_validation"))
-        held_out = args.get("validation_split", split.default if split else 1) or args.get("folds") or mentions
-        sets = self.run.valid_data_loader
-        prefixes = [f"val_{name}_" for name in sets] if isinstance(sets, dict) else []
-        prefixes += ["val_"] if held_out or isinstance(sets, schema.Part) else []
-        validates = bool(prefixes)
-        known = [*(f"{prefix}{value}" for prefix in prefixes[::-1] for value in values), *values]
-        plain = name.removeprefix("train/")
-        if validates and name.startswith("valid/"):
-            plain = f"val_{name.removeprefix('valid/')}"
-        elements = tuple(f"{prefix}{metric}_" for metric in metrics for prefix in ("", *prefixes))
-        if mentions and plain.startswith("val_") and plain.endswith(tuple(f"_{value}" for value in values)):
-            return []  # of a validation set that has a name in the code
-        if plain in known or plain.startswith(elements):  # elements of a metric: known only when it is computed
-            return []
-        hint = did_you_mean(nearest(name, known)) if validates else " without validation (validation_split is 0)"
-        place = self.tree.place(("trainer", "monitor"))
-        return [f"{place}: the run never produces '{name}'{hint}; it will produce {', '.join(known)}"]
 
     def _submodule_problems(self) -> list[str]:
         """Errors of optimizers that are not named like a submodule. Builds the model, unless it waits for facts."""

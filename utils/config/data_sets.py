@@ -1,5 +1,5 @@
-"""A data set of one's own under `data_loader`: a config may name its class, or a function that makes it, and gives the
-arguments of it and of the `BaseDataLoader` around it."""
+"""A data set of your own under `data_loader`: a config names its class, or a function that returns it. `args` holds its
+arguments and those of the `BaseDataLoader` around it."""
 
 import importlib
 import inspect
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from utils.config.signatures import Signature, signature_of
-from utils.config.values import full_name, is_a
+from utils.config.values import derives, is_a
 
 LOADER = "data_loader.engine.base_data_loader.BaseDataLoader"
 DATASET = "torch.utils.data.dataset.Dataset"
@@ -16,7 +16,7 @@ BUILDER = "data_loader.engine.data_sets"
 
 def reads_samples(cls: type) -> bool:
     """Whether it is a class of data sets: derived from torch's Dataset, or with `__getitem__` and `__len__`."""
-    return (is_a(cls, DATASET) and full_name(cls) != DATASET) or all(
+    return derives(cls, DATASET) or all(
         any(method in vars(c) for c in cls.__mro__) for method in ("__getitem__", "__len__")
     )
 

@@ -109,6 +109,21 @@ class Tree:
         """`FILE:LINE: key.path` of the key, or of the closest key that contains it."""
         return self.where[self.known(path)]
 
+    def located(self, message: str, otherwise: KeyPath = ()) -> str:
+        """A message that begins with a key of the config, such as `data_loader: ...`, with the place of that key. One
+        that begins with none gets the place of the key `otherwise`."""
+        start, _, rest = message.partition(": ")
+        path = tuple(int(word) if word.isdecimal() else word for word in start.split("."))
+        if otherwise and path == ("data_loader",):  # what each loader calls itself, that of the validation too
+            path = otherwise
+        known = self.known(path)
+        if not known:
+            return f"{self.place(otherwise)}: {message}" if otherwise else message
+        if known == path:
+            argument = (*path, "args", rest.partition(" ")[0])  # data_loader: batch_size is 0; ...
+            return f"{self.where.get(argument, self.where[path])}: {rest}"
+        return f"{self.place(known).removesuffix(f': {dotted(known)}')}: {message}"
+
     def merge(self, later: "Tree") -> None:
         """Merge mappings deeply and replace all else; a new `type` with `args` replaces the earlier args."""
         self._merge(self.data, later.data, ())
@@ -226,15 +241,12 @@ def parse(text: str, at: Callable[[int], str], root: KeyPath = ()) -> tuple[Any,
     try:
         node = yaml.compose(text, Loader)
         data = None if node is None else values.value(node, root)
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line if e.problem_mark else 0
-        written = text.splitlines()[line : line + 1] or [""]
-        if "\t" in written[0][: len(written[0]) - len(written[0].lstrip())]:
-            raise ConfigError([f"{at(line + 1)}: a tab in the indentation; use spaces"]) from None
-        advice = "check indentation, colons, brackets and quotes in this line and the one above"
-        raise ConfigError([f"{at(line + 1)}: this is not valid YAML ({e.problem}); {advice}"]) from None
-    except yaml.YAMLError as e:  # a character that YAML forbids
-        raise ConfigError([f"{at(1)}: this is not valid YAML ({str(e).splitlines()[0]})"]) from None
+    except yaml.YAMLError as e:
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or str(e).splitlines()[0]
+        advice = "check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above"
+        raise ConfigError(
+            [f"{at(mark.line + 1 if mark else 1)}: this is not valid YAML ({problem}); {advice}"]
+        ) from None
     except RecursionError:
         raise ConfigError([f"{at(1)}: nested too deeply, or an alias that contains itself"]) from None
     if values.problems:

@@ -12,126 +12,25 @@ import importlib.util
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from utils.config import published
-from utils.config.data_sets import (
-    DATASET,
-    LOADER,
-    makes_data_set,
-    reads_samples,
-    signature_with_loader,
-    with_loader,
-)
+from utils.config.data_sets import DATASET, LOADER, makes_data_set, reads_samples, signature_with_loader, with_loader
 from utils.config.files import did_you_mean, nearest
 from utils.config.rooms import files, loaded, python_files
+from utils.config.sections import FROM_FACTS, IMAGES, KINDS, SECTIONS, TARGETS, TRAINER
 from utils.config.signatures import Bound, Signature, bind, positional, signature_of
-from utils.config.values import MODULE, OPEN, Nested, full_name, is_a, wants_factory
-
-TRAINER = "trainer.engine.base_trainer.BaseTrainer"
-HOOKS = ("before_training", "after_step", "during_eval", "after_eval_batch", "after_epoch")
-TARGETS = ("target", "targets", "label", "labels", "y", "y_true")
-IMAGES = ("image", "images", "img", "picture", "x", "sample")
-
-
-@dataclass(frozen=True)
-class Section:
-    rooms: tuple[str, ...]  # the project's folders, searched first
-    home: str  # the file that is meant for it
-    libraries: tuple[str, ...]  # searched next
-    expected: str  # in errors: what a part of this section is
-    base: str | None = None  # full name of the class that its classes derive from, or
-    methods: tuple[str, ...] = ()  # the methods that its classes have, all of them
-    hooks: tuple[str, ...] = ()  # the methods that its classes have, at least one of them
-    first: str | None = None  # the parameter that the code gives first
-    called: bool = False  # a function is not called to build the part: it is the part, called with (output, target)
-    filled: tuple[str, ...] = ()  # parameters that the code gives if the config does not
-    any_class: bool = False  # does each class that the project defines there count?
-    any_case: bool = False  # are upper and lower case the same in its names?
-    callables: bool = False  # do classes whose objects can be called count, and such objects themselves?
-
-
-SECTIONS = {
-    "arch": Section(
-        ("model",), "model/model.py", ("torchvision.models",),
-        "a class derived from torch.nn.Module, or a function that builds one", MODULE,
-    ),
-    "data_loader": Section(
-        ("data_loader",), "data_loader/data_loaders.py", (),
-        "a class derived from BaseDataLoader or torch.utils.data.Dataset, or a function that builds one", LOADER,
-    ),
-    "optimizer": Section(
-        ("trainer",), "trainer/optim.py", ("torch.optim",),
-        "a class derived from torch.optim.Optimizer, or a function of (params, ...) that builds one",
-        "torch.optim.optimizer.Optimizer", first="params",
-    ),
-    "loss": Section(
-        ("model",), "model/loss.py", ("torch.nn",),
-        "a function of (output, target), or a class derived from torch.nn.Module whose forward takes them",
-        MODULE, called=True,
-    ),
-    "metrics": Section(
-        ("model",), "model/metric.py", ("torchmetrics",),
-        "a function of (output, target), or a class with update, compute and reset",
-        methods=("update", "compute", "reset"), called=True,
-    ),
-    "lr_scheduler": Section(
-        ("trainer",), "trainer/optim.py", ("torch.optim.lr_scheduler",),
-        "a class derived from LRScheduler, or a function of (optimizer, ...) that builds one",
-        "torch.optim.lr_scheduler.LRScheduler", first="optimizer", filled=("total_steps", "T_max"),
-    ),
-    "callbacks": Section(
-        ("trainer/callbacks", "trainer"), "trainer/callbacks/", (),
-        f"a class with {', '.join(HOOKS[:-1])} or {HOOKS[-1]}", hooks=HOOKS,
-    ),
-    "logger": Section(
-        ("logger",), "logger/writer.py", (), "a class derived from logger.writer.Writer", "logger.writer.Writer",
-        any_case=True,
-    ),
-    "trainer": Section(
-        ("trainer",), "trainer/trainer.py", (),
-        "a class derived from BaseTrainer", TRAINER,
-    ),
-}  # fmt: skip
-SECTIONS["valid_data_loader"] = SECTIONS["data_loader"]
-IN_ARGUMENTS = {  # the same of parts in the arguments of these; of optimizers and schedules, they are of the same kind
-    f"{section} argument": replace(
-        SECTIONS[section], libraries=(*libraries, "torch.nn"), base=MODULE, methods=(), hooks=(), any_class=True,
-        expected=f"a class of {SECTIONS[section].rooms[0]}/, or one derived from torch.nn.Module",
-    )
-    for section, libraries in {
-        "arch": ("torchvision.models",), "data_loader": ("torchvision.transforms.v2",),
-        "valid_data_loader": ("torchvision.transforms.v2",), "loss": (),
-        "metrics": ("torchmetrics",), "callbacks": (), "trainer": (),
-    }.items()
-}  # fmt: skip
-TRANSFORMS = {  # parts that a data loader wants to call
-    "transforms": Section(
-        ("data_loader",), "data_loader/transforms.py", ("torchvision.transforms.v2",),
-        "a class whose objects are called with an image, a function of (image, ...), or one that builds such an object",
-        MODULE, callables=True,
-    )
-}  # fmt: skip
-KINDS = SECTIONS | IN_ARGUMENTS | TRANSFORMS
-FACTS_OF_DATASETS = ("num_classes", "class_names")  # stated for each data set that has `classes`
-FROM_FACTS = ("arch", "loss", "metrics")  # sections whose missing arguments the facts of the data fill
-
+from utils.config.values import MODULE, OPEN, Nested, derives, is_a, wants_factory
 
 # -- what counts as a part --------------------------------------------------------------------------------------------
-
-
-def _bases(cls: type) -> list[str]:
-    """The full names of a class and its bases: to know its kind without an import."""
-    return [full_name(c) for c in cls.__mro__]
 
 
 def _fits(section: str, thing: Any) -> bool:
     """Whether `thing` is a class derived from the right one, or an object of the right kind."""
     at, cls = KINDS[section], thing if inspect.isclass(thing) else type(thing)
     if at.base:
-        return at.base in (_bases(cls)[1:] if inspect.isclass(thing) else _bases(cls))
+        return derives(cls, at.base) if inspect.isclass(thing) else is_a(cls, at.base)
     if at.methods:
         return all(hasattr(cls, method) for method in at.methods)
     return any(hasattr(cls, hook) for hook in at.hooks)
@@ -161,7 +60,7 @@ def inside(section: str, wanted: Any = Any) -> str:
 
 
 def may_be(thing: Any, wanted: Any) -> bool:
-    """Whether what `thing` builds can be an object of the class `wanted`, as far as one can know before."""
+    """Can what `thing` builds be an object of the class `wanted`? True where that is not known beforehand."""
     cls = get_origin(wanted) or wanted
     if cls in OPEN or not inspect.isclass(cls) or not inspect.isclass(thing) or wants_factory(wanted):
         return True
@@ -191,7 +90,7 @@ def recognizable(section: str, thing: Any) -> bool:
     """Whether `thing`, which the project has imported, is evidently a part of this section."""
     at = KINDS[section]
     if inspect.isclass(thing):
-        fits = _fits(section, thing) or (at.base == LOADER and DATASET in _bases(thing)[1:])
+        fits = _fits(section, thing) or (at.base == LOADER and derives(thing, DATASET))
         return fits and not (section == "loss" and _too_few(thing))
     if not inspect.isfunction(thing):
         return False
@@ -210,7 +109,7 @@ def _too_few(thing: Any) -> bool:
 
 
 def unfit(section: str, thing: Any) -> str | None:
-    """Why `thing`, which the project defines, is no part of this section; None if it is one."""
+    """Why `thing`, which the project defines, cannot be a part of this section; None if it can."""
     at, target = KINDS[section], _innermost(thing)
     if inspect.isclass(target) and (at.any_class or (at.base == LOADER and reads_samples(target))):
         return None
@@ -263,9 +162,11 @@ def find(section: str, name: str) -> Any:
         libraries = " and ".join(at.libraries)
         has = "have" if at.libraries[1:] else "has"
         there += f"; {libraries} {f'{has} {len(library)} more' if library else 'is not installed'}"
-    if "." in name:
+    options, last = [*library, *offered], name.rpartition(".")[2]
+    near = last if last in options else nearest(name, options)
+    if "." in name and near != last:
         why = f"; to use one of another library, import it in {at.home} and give its name without dots"
-    raise LookupError(f"unknown name '{name}'{did_you_mean(nearest(name, [*library, *offered]))}{why}; {there}")
+    raise LookupError(f"unknown name '{name}'{did_you_mean(near)}{why}; {there}")
 
 
 def _own(section: str, name: str) -> tuple[Any, str]:
@@ -412,7 +313,7 @@ def missing_libraries(thing: Any) -> list[str]:
 
 def loader_mentions(word: str, loader: Callable[..., Any]) -> bool:
     """Whether a data loader's own code has this word; its base class does not count. Without source code: perhaps."""
-    classes = [c for c in getattr(loader, "__mro__", ()) if LOADER in _bases(c)[1:]]
+    classes = [c for c in getattr(loader, "__mro__", ()) if derives(c, LOADER)]
     try:
         return any(re.search(rf"\b{word}\b", inspect.getsource(thing)) for thing in classes or [_innermost(loader)])
     except (OSError, TypeError):

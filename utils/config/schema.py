@@ -3,13 +3,8 @@
 To add a key, add one line with a Field here; the code that reads it is in train.py or trainer/.
 """
 
-import inspect
-import json
-import os
 import re
-from collections.abc import Callable
-from enum import Enum
-from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -21,15 +16,14 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from utils.config.files import KeyPath, Tree, did_you_mean, dotted, nearest, shown
-from utils.config.values import LISTS, MAPPINGS, OF_TORCH, UNIONS, expanded, full_name, seconds, whole
+from utils.config.files import nearest, shown
+from utils.config.values import expanded, seconds, whole
 from utils.run_folder import NOT_A_NAME, is_folder_name
 
 Count = Annotated[int, Ge(1), Le(2**63 - 1), BeforeValidator(whole)]
@@ -44,6 +38,15 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
 
 
+class Sparse(Model):
+    """A part of the config of which only the keys that are set are written; `args` always."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {n: v for n, v in dump(self).items() if n == "args" or n not in fields or v != fields[n].default}
+
+
 class Part(Model):
     """What to build: the name of a class or function, and its arguments. The name alone means no arguments."""
 
@@ -53,6 +56,10 @@ class Part(Model):
     @model_validator(mode="before")
     @classmethod
     def _bare_name(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) == 1:
+            name, args = next(iter(value.items()))
+            if isinstance(args, dict | None) and not nearest(name, cls.model_fields):
+                raise ValueError(f"got {shown(value)}, expected {{type: {name}, args: {{...}}}}")
         return {"type": value} if isinstance(value, str) else value
 
 
@@ -62,11 +69,13 @@ class SchedulerPart(Part):
     interval: Literal["step", "epoch"] | None = Field(None, description="when it advances; null: what its type expects")
 
 
-class Group(Model):
+class Group(Sparse):
     """Parameters whose names match, and options of the optimizer for them: lr, weight_decay, ..."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    match: str | list[str] = Field(description="patterns of parameter names, such as head.* or *.bias")
+    match: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="patterns of parameter names, such as head.* or *.bias"
+    )
     name: str | None = Field(None, pattern=r"^[\w.-]+$", description="in the log: lr_NAME; null: from the pattern")
 
     @property
@@ -78,23 +87,15 @@ class Group(Model):
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
 
-    @model_serializer(mode="wrap")
-    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if key != "name" or value is not None}
 
-
-class OptimizerPart(Part):
+class OptimizerPart(Part, Sparse):
     """An optimizer."""
 
     groups: list[Group] = Field([], description="options for some of the parameters; the first that matches counts")
     no_decay: bool = Field(False, description="no weight decay for biases and norms")
     layer_decay: Annotated[float, Gt(0), Le(1)] | None = Field(
-        None, description="factor of the learning rate from each layer to the one before it"
+        None, description="learning-rate factor from each layer to the one before it"
     )
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if key in ("type", "args") or value}
 
     @field_validator("groups")
     @classmethod
@@ -105,7 +106,7 @@ class OptimizerPart(Part):
         return value
 
 
-class MetricPart(Part):
+class MetricPart(Part, Sparse):
     """A metric."""
 
     name: str | None = Field(None, pattern=r"^\S+$", description="what the log and `monitor` call it; null: its type")
@@ -113,10 +114,6 @@ class MetricPart(Part):
     @property
     def label(self) -> str:
         return self.name or self.type
-
-    @model_serializer(mode="wrap")
-    def _without_null(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in dump(self).items() if key != "name" or value is not None}
 
     @model_validator(mode="after")
     def _not_taken(self) -> "MetricPart":
@@ -159,7 +156,7 @@ class TrainerConfig(Model):
     epochs: Count | None = Field(None, description="passes over the training data")
     max_steps: Count | None = Field(None, validate_default=True, description="optimizer steps, instead of epochs")
     max_time: Annotated[Positive, BeforeValidator(seconds)] | None = Field(
-        None, description="time budget in seconds, or as 90m or 8.5h; then the run saves and ends with exit code 4"
+        None, description="time budget: seconds, 90m or 8.5h; then the run saves and ends with exit code 4"
     )
     save_dir: FilePath = Field("saved/", description="folder of all runs: save_dir/name/run-id")
     save_period: Count = Field(1, description="epochs between checkpoints")
@@ -189,7 +186,9 @@ class TrainerConfig(Model):
     )
     deterministic: bool = Field(False, description="on GPUs: use only deterministic algorithms; slower")
     limit_batches: Count | None = Field(None, description="maximum steps per epoch and batches per validation")
-    timeout: Count = Field(600, description="seconds without progress after which several processes are stopped")
+    timeout: Count = Field(
+        600, description="seconds without progress after which a run on several processes is stopped"
+    )
     skip_bad_samples: Natural = Field(0, description="samples that may fail to load before the run stops")
     sync_batchnorm: bool = Field(False, description="on GPUs: synchronize batch norm statistics across ranks")
     exact_ranks: bool = Field(
@@ -310,120 +309,3 @@ class RunConfig(Model):
             unknown = ", ".join(sorted(value.keys() - optimizers.keys()))
             raise ValueError(f"no optimizer {unknown}; the optimizers are {', '.join(optimizers)}")
         return value
-
-
-# -- errors for people ------------------------------------------------------------------------------------------------
-
-
-PART = "NAME or {type: NAME, args: {...}}"
-NAMES: dict[Any, str] = {
-    bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null",
-    Part: PART, SchedulerPart: PART, OptimizerPart: PART, MetricPart: PART, Callable: PART,
-    Group: "{match: PATTERN, OPTION: VALUE, ...}", TrainerConfig: "a mapping",
-}  # fmt: skip
-
-
-def describe(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
-    """What a value of this type is called in errors and docs."""
-    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
-    if origin is Annotated:
-        return describe(inner[0], inner[1:])
-    if origin in UNIONS:
-        hidden = {"an integer", OF_TORCH["torch.Tensor"]} if float in inner else set()
-        return " or ".join(name for name in map(describe, inner) if name not in hidden)
-    if origin is Literal or (inspect.isclass(origin) and issubclass(origin, Enum)):
-        choices = list(map(str, inner or getattr(origin, "__members__", ())))
-        return ", ".join(choices[:-1]) + (" or " if choices[1:] else "") + choices[-1]
-    if origin is tuple and inner and ... not in inner:
-        return f"a list of {len(inner)} values"
-    if origin in LISTS or origin is tuple:
-        return f"a list, each entry {describe(inner[0])}" if inner else "a list"
-    name = NAMES.get(origin) or _of_class(origin)
-    if any(isinstance(m, Gt) or (isinstance(m, Ge) and m.ge == 1) for m in metadata):
-        return f"a positive {name.split()[-1]}"
-    if any(isinstance(m, Ge) for m in metadata):
-        return f"a non-negative {name.split()[-1]}"
-    return name
-
-
-def _of_class(cls: Any) -> str:
-    if cls in MAPPINGS or is_typeddict(cls):
-        return "a mapping"
-    if inspect.isclass(cls) and issubclass(cls, os.PathLike):
-        return "a string"
-    return OF_TORCH.get(full_name(cls), "{type: NAME, args: {...}}") if inspect.isclass(cls) else "another type"
-
-
-def _model(path: KeyPath) -> type[BaseModel]:
-    """The model whose keys are under `path`."""
-    if not path:
-        return RunConfig
-    if path[0] == "optimizer" and "groups" in path:
-        return Group
-    models: dict[Any, type[BaseModel]] = {
-        "trainer": TrainerConfig, "optimizer": OptimizerPart, "lr_scheduler": SchedulerPart, "metrics": MetricPart
-    }  # fmt: skip
-    return models.get(path[0], Part)
-
-
-def _keys(path: KeyPath) -> list[str]:
-    return [*_model(path).model_fields, *(() if path else ("base",))]
-
-
-def _expected(path: KeyPath) -> str:
-    field = _model(path[:-1]).model_fields.get(str(path[-1]))
-    if field is None:  # an entry of `metrics`, or one optimizer of several
-        return f"expected {NAMES[Group] if 'groups' in path else PART}"
-    return f"expected {describe(field.annotation, tuple(field.metadata))} ({field.description})"
-
-
-def problems(error: ValidationError, tree: Tree) -> tuple[list[str], list[str]]:
-    """One line per error of the fixed part: place, what is wrong, what was given, what is accepted; and the keys that
-    are accepted where one is unknown."""
-    errors = [(tree.known(e["loc"]), e) for e in error.errors(include_url=False)]
-    meant: dict[KeyPath, str | None] = {}  # unknown key -> the key that it probably means
-    for path, e in errors:
-        if e["type"] == "extra_forbidden":
-            meant[path] = nearest(str(path[-1]), _keys(path[:-1]))
-    repaired = {(*path[:-1], key) for path, key in meant.items() if key}
-    lines = []
-    for path, e in errors:
-        key, place = str(e["loc"][-1]), tree.place(path)
-        if path in meant:
-            own = "; keys of your own go under custom:" if len(path) == 1 else ""
-            lines.append(f"{place}: unknown key '{path[-1]}'{did_you_mean(meant[path])}{own}")
-        elif e["type"] == "missing":
-            if (*path, key) not in repaired:  # else its misspelling is reported
-                lines.append(f"{place}: '{key}' is missing; {_expected((*path, key))}")
-        elif e["type"] == "value_error":
-            if path[-1:] == (key,) or not any(p[:-1] == path for p in repaired):
-                lines.append(f"{place}: {e['ctx']['error']}")
-        else:
-            lines.append(f"{place}: got {shown(e['input'])}, {_expected(path)}")
-    sections = dict.fromkeys(path[:-1] for path in meant)
-    notes = [f"accepted keys{f' of {dotted(at)}' if at else ''}: {', '.join(_keys(at))}" for at in sections]
-    return list(dict.fromkeys(lines)), notes  # a union reports an error once per member
-
-
-def json_schema(names: dict[str, list[str]]) -> dict[str, Any]:
-    """The JSON Schema for completion in editors; `names`: the project's own by section, others are valid too."""
-    schema = RunConfig.model_json_schema()
-    properties = schema["properties"]
-    files = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
-    properties["base"] = files | {"description": "files that this one is merged into, relative to its folder"}
-    for model in (schema, *schema["$defs"].values()):
-        model.pop("required", None)  # a file may hold only some of the keys
-    for section, own in names.items():
-        known: dict[str, Any] = {"anyOf": [*([{"enum": own}] if own else []), {"type": "string"}]}
-        if section == "trainer":
-            schema["$defs"]["TrainerConfig"]["properties"]["type"] |= known
-            continue
-        field = properties[section]
-        forms = {key: field.pop(key) for key in ("$ref", "anyOf", "oneOf", "items") if key in field}
-        text = json.dumps(forms).replace('"oneOf"', '"anyOf"')
-        for model in ("Part", "OptimizerPart", "SchedulerPart", "MetricPart"):
-            ref = {"$ref": f"#/$defs/{model}"}
-            part = {"anyOf": [*known["anyOf"], {"allOf": [ref, {"properties": {"type": known}}]}]}
-            text = text.replace(json.dumps(ref), json.dumps(part))
-        field |= json.loads(text)
-    return schema

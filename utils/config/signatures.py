@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from utils.config.files import KeyPath, did_you_mean, nearest, shown
-from utils.config.schema import describe
+from utils.config.messages import describe
 from utils.config.values import OPEN, Misfit, Nested, convert, full_name
 
 
@@ -139,8 +139,8 @@ def _declared(function: Callable[..., Any]) -> Signature:
 
 
 def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
-    """The annotation that a string stands for, with `from __future__ import annotations`; Any for one that only a type
-    checker can know."""
+    """A string annotation (`from __future__ import annotations`) as the type that it names; Any where only a type
+    checker knows it."""
     try:
         return eval(annotation, scope) if isinstance(annotation, str) else annotation
     except Exception:

@@ -68,6 +68,11 @@ def is_a(cls: Any, name: str) -> bool:
     return inspect.isclass(cls) and name in map(full_name, cls.__mro__)
 
 
+def derives(cls: type, name: str) -> bool:
+    """Is it derived from the class of this full name, and not that class itself?"""
+    return is_a(cls, name) and full_name(cls) != name
+
+
 def is_part(value: Any) -> bool:
     """Is it a mapping of exactly `type` and, if it has any, `args`?"""
     if not isinstance(value, dict) or not value.keys() <= {"type", "args"}:

@@ -37,7 +37,7 @@ class Progress:
 def heartbeat(doing: str, *at: int) -> None:
     """Record progress: what begins now, and a position `at` that grows with the run and starts with the steps done.
 
-    {step} in `doing` stands for the current step; an empty `doing` means that waiting is fine. Costs no communication.
+    {step} in `doing` becomes the current step; an empty `doing` means that waiting is fine. Costs no communication.
     """
     Progress.at, Progress.doing = at, doing
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from utils import config as configs
-from utils.cli import DEVICES, KEYS, parser_for
+from utils.cli import DEVICES, KEYS, check_keys, files_and_keys, parser_for
 from utils.config import Config, ConfigError, differences
 from utils.config.config import _import_torch as import_torch
 from utils.config.files import Dumper
@@ -21,6 +20,7 @@ from utils.sweep.folder import Sweep, new_folder, newest
 from utils.sweep.points import Point, overrides_of, product, several
 from utils.sweep.result import normal
 from utils.sweep.space import Space
+from utils.sweep.table import repeats
 
 SPACE = "space.yaml"  # in the sweep's folder
 EPILOG = f"""
@@ -30,7 +30,7 @@ Several values of a key are separate runs: FIRST..LAST, or A,B,C.
 examples:
   sweep.py -c config/digits.yaml seed=1..5                        five runs: mean and standard deviation
   sweep.py -c FILE optimizer.args.lr=1e-3,3e-3 seed=1..3          all combinations
-  sweep.py -c FILE -s config/sweep/digits.yaml --trials 40        a search with Optuna
+  sweep.py -c FILE -s config/sweep/mnist.yaml --trials 40        a search with Optuna
   sweep.py -r saved/digits/SWEEP                                  continue after Ctrl-C, or show the table
   sweep.py -r saved/digits/SWEEP seed=1..10                       five more runs
 """
@@ -65,11 +65,9 @@ def parse(options: dict[str, str], argv: list[str] | None = None) -> argparse.Na
             help=f"short for {key}=X")  # fmt: skip
     add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the config, to one value or to several")
     args = parser.parse_intermixed_args(argv)
-    args.files = [word for word in args.words if "=" not in word or os.path.exists(word)]
-    args.overrides = [*args.short, *(word for word in args.words if word not in args.files), *args.overrides]
-    for word in args.overrides:
-        if "=" not in word:
-            parser.error(f"'{word}' is not KEY=VALUE, for example seed=1..5")
+    args.files, keys = files_and_keys(args.words)
+    args.overrides = [*args.short, *keys, *args.overrides]
+    check_keys(parser, args.overrides, "seed=1..5")
     for name in ("trials", "jobs"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: expected 1 or more")
@@ -168,9 +166,13 @@ def _new_search(config: Config, check: Callable[[Point], None], keys: Any, args:
     from utils.sweep import study
 
     if keys:
-        raise UsageError(f"{', '.join(keys)} has several values, and -s gives a space; put them into {args.space}")
+        hint = f"put them into {args.space}"
+        if all(repeats(key) for key in keys):
+            hint = f"search with one value, then repeat the best: sweep.py -c SWEEP/best.yaml {next(iter(keys))}=..."
+        raise UsageError(f"{', '.join(keys)} has several values, and -s gives a space; {hint}")
     space = Space.read(args.space)
     study.require()
+    study.check_storage(args.storage)
     study.pruner(space)
     space.check(check)
     found = objectives(check, config, space.objectives, space.tree.place(("objective",)))

@@ -5,7 +5,7 @@ trials/000.json           the keys of one trial, and its result once it has one
 trials/000.lock           locked by the process that runs it, until that ends, however it ends
 trials/000.txt            what that process printed
 000/                      an ordinary run folder
-table.csv, best.yaml      results
+table.csv, best.yaml      results; and oof.csv of folds, plots.html over other keys than seeds and folds
 """
 
 import contextlib
@@ -92,6 +92,10 @@ class Sweep:
             raise UsageError(f"-r {folder}: no sweep; give the folder of one, or auto{there}")
         return cls(folder, read(folder / SPEC).data)
 
+    @property
+    def exists(self) -> bool:
+        return (self.folder / SPEC).is_file()  # a trial that goes on for a moment may bring the folder back
+
     def save(self) -> None:
         text = yaml.dump(self.spec, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
         write_atomic(self.folder / SPEC, text.encode())
@@ -173,6 +177,17 @@ class Sweep:
         if file is not None:
             file.close()
         return file is None
+
+
+def unusable(sweep: Sweep, why: str) -> Stopped:
+    """The error where the folder of a sweep can no longer be read or written."""
+    if not sweep.exists:
+        return Stopped(f"{sweep} is gone: it was removed during the sweep, and its runs with it; start a new sweep")
+    free = shutil.disk_usage(sweep.folder).free / 1e6
+    return Stopped(
+        f"{sweep} cannot be written: {why} ({free:,.1f} MB free). No trial is lost: free some space, and continue with "
+        f"python sweep.py -r {sweep}"
+    )
 
 
 def try_lock(path: Path) -> IO[str] | None:

@@ -43,7 +43,9 @@ def _values(text: str, override: str) -> list[Any]:
             values.append(entry)
             continue
         first, last = int(found[1]), int(found[2])
-        if not first < last < first + MAX_POINTS:
+        if last - first >= MAX_POINTS:
+            raise UsageError(f"command line: {override}: {last - first + 1:,} values; give at most {MAX_POINTS:,}")
+        if not first < last:
             raise UsageError(
                 f"command line: {override}: {entry} is no range; give FIRST..LAST, both included, with FIRST below "
                 f"LAST, such as 1..5"

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import multiprocessing
 import os
 import signal
 import sys
@@ -27,8 +28,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 Train = Callable[..., Any]  # train.run
 
 
-def run_trial(train: Train, folder: Path, number: int, devices: str | None, threads: int, parent: int) -> None:
-    """train: train.run. threads: of torch. parent: the process that started this one; if it ends, so does this."""
+def run_trial(train: Train, folder: Path, number: int, devices: str | None, threads: int, parent: int | None) -> None:
+    """train: train.run. threads: of torch. parent: the process that forked this one, with which it ends; None: a fork
+    server, which ends with the process that uses it."""
     sweep = Sweep.open(folder)
     _detach(sweep.output(sweep.trial(number)), parent)
     exit_with(lambda: _run(train, sweep, number, devices, threads))
@@ -98,7 +100,7 @@ def _fail(trial: Trial, error: Exception) -> None:
     trial.error = f"{'' if plain else f'{type(error).__name__}: '}{error}".partition("\n")[0]
 
 
-def _detach(output: Path, parent: int) -> None:
+def _detach(output: Path, parent: int | None) -> None:
     """Its own process group, the signals of a new process, and output to a file. Ends, saved, when its parent ends."""
     if hasattr(os, "setpgrp"):
         os.setpgrp()  # Ctrl-C in the terminal reaches the parent alone, which passes it on once
@@ -109,15 +111,17 @@ def _detach(output: Path, parent: int) -> None:
 
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before that
+        started_by = multiprocessing.parent_process()
+        gone = started_by is None or not started_by.is_alive() if parent is None else os.getppid() != parent
+        if gone:  # it ended before that
             os._exit(143)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     fd = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
+    sys.stdout, sys.stderr = _Output.of(1), _Output.of(2)  # before the next line: those before may close 1 and 2
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
-    sys.stdout, sys.stderr = _Output.of(1), _Output.of(2)
 
 
 class _Output(io.FileIO):

@@ -28,6 +28,14 @@ def objective_points(folder: Path, name: str) -> list[tuple[int, Values]]:
     return [(step, values) for step, values in points(folder, "valid") if name in values]
 
 
+def metrics_size(folder: Path) -> int:
+    """Bytes of the metrics that a run has written so far."""
+    try:
+        return (folder / "metrics.jsonl").stat().st_size
+    except OSError:
+        return 0
+
+
 def points(folder: Path, split: str) -> list[tuple[int, Values]]:
     """(step, values) of a split, under the names of an epoch's values: those of `valid` begin with val_."""
     try:

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from utils.config.files import ConfigError, did_you_mean, nearest, shown
 from utils.errors import Stopped, UsageError
-from utils.sweep.folder import Sweep, Trial, wait_for
+from utils.sweep.folder import Sweep, Trial, unusable, wait_for
 from utils.sweep.points import Point, text_of
 from utils.sweep.space import Key, Space
 
@@ -52,7 +52,7 @@ class Search:
         self.trials = min(trials, len(self.grid)) if self.grid else trials
         self._told: set[int] = set()
         with self._explained():
-            self._engine = self._connect() if storage else None
+            self._engine = database(storage) if storage else None
             self.study = self.optuna.create_study(
                 study_name="/".join(sweep.folder.absolute().parts[-2:]),
                 storage=self._storage(),
@@ -65,10 +65,10 @@ class Search:
     # -- the storage --------------------------------------------------------------------------------------------------
 
     def _storage(self) -> Any:
-        if self.url:
+        if self._engine is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return self.optuna.storages.RDBStorage(self.url)
+                return self.optuna.storages.RDBStorage(self._engine.url.render_as_string(hide_password=False))
         path = self.sweep.folder / JOURNAL
         if not path.exists() and self.sweep.trials():
             raise UsageError(
@@ -77,19 +77,6 @@ class Search:
             )
         journal = importlib.import_module("optuna.storages.journal")
         return self.optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), JournalLock(path)))
-
-    def _connect(self) -> Any:
-        import sqlalchemy
-
-        assert self.url is not None
-        if not self.url.startswith("postgresql"):
-            raise UsageError(f"--storage {self.url.partition(':')[0]}: expected postgresql://USER@HOST/DATABASE")
-        if self.url.startswith("postgresql:"):
-            drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)]
-            if not drivers:
-                raise UsageError("--storage postgresql:// needs a driver, which is not installed: pip install psycopg")
-            self.url = self.url.replace("postgresql:", f"postgresql+{drivers[0]}:", 1)
-        return sqlalchemy.create_engine(self.url)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -118,6 +105,8 @@ class Search:
                 raise
             where = "the database of --storage" if self.url else self.sweep.folder / JOURNAL
             text = str(e).strip().partition("\n")[0]
+            if not self.sweep.exists:
+                raise unusable(self.sweep, text) from e
             raise Stopped(
                 f"{where} cannot be used: {type(e).__name__}: {text}; repair that, and continue with python sweep.py "
                 f"-r {self.sweep}"
@@ -186,10 +175,12 @@ class Search:
                 self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
         self._told.add(trial.number)
 
+    @property
+    def prunes(self) -> bool:
+        return self.space.prune is not None
+
     def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool:
         """points: (step, objective) of all validations so far."""
-        if self.space.prune is None:
-            return False
         with self._explained():
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             asked = self.optuna.trial.Trial(self.study, frozen._trial_id)
@@ -221,6 +212,39 @@ class Search:
         ]
 
 
+def database(url: str) -> Any:
+    """The SQLAlchemy engine of a PostgreSQL database. Raises UsageError where that cannot be."""
+    import sqlalchemy
+
+    if not url.startswith(("postgresql:", "postgresql+")):
+        raise UsageError(f"--storage {url.partition(':')[0]}: expected postgresql://USER@HOST/DATABASE")
+    if url.startswith("postgresql:"):
+        drivers = [name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name)]
+        if not drivers:
+            raise UsageError("--storage postgresql:// needs a driver, which is not installed: pip install psycopg")
+        url = url.replace("postgresql:", f"postgresql+{drivers[0]}:", 1)
+    try:
+        return sqlalchemy.create_engine(url)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as e:
+        raise UsageError(f"--storage: {e}; expected postgresql://USER@HOST/DATABASE") from None
+
+
+def check_storage(url: str | None) -> None:
+    """Raise UsageError for a database that does not answer, before there is a folder."""
+    if url is None:
+        return
+    import sqlalchemy
+
+    engine = database(url)
+    try:
+        engine.connect().close()
+    except sqlalchemy.exc.SQLAlchemyError as e:
+        text = str(e).strip().partition("\n")[0]
+        raise UsageError(f"the database of --storage does not answer: {text}; start it, or give another URL") from None
+    finally:
+        engine.dispose()
+
+
 def values_of(trial: Trial, objectives: list[str]) -> list[float]:
     """The values of the objectives; NaN where the run did not produce one."""
     return [trial.values.get(objective.split()[1], math.nan) for objective in objectives]
@@ -249,17 +273,16 @@ def rounded(value: Any) -> Any:
 def sampler(space: Space, number: int, grid: list[Point], key: Key) -> Any:
     """What draws the value of a key of a trial.
 
-    A random one has a seed for each key: where a process was killed between two keys, the next one goes on with the
-    second, and must not depend on having drawn the first.
+    It has a seed for each key. With one for all, each key would get the same random number. And where a process was
+    killed between two keys, the next one goes on with the second, and must not depend on having drawn the first.
     """
     from utils.seed import mix  # imports torch
 
     optuna = require()
     if space.sampler == "grid":
         return _given(optuna, grid[number])
-    if space.sampler == "random":
-        return optuna.samplers.RandomSampler(mix(space.seed, number, space.keys.index(key)) & 0xFFFFFFFF)
-    return optuna.samplers.TPESampler(seed=mix(space.seed, number) & 0xFFFFFFFF)
+    seed = mix(space.seed, number, space.keys.index(key)) & 0xFFFFFFFF
+    return optuna.samplers.RandomSampler(seed) if space.sampler == "random" else optuna.samplers.TPESampler(seed=seed)
 
 
 def _given(optuna: Any, point: Point) -> Any:

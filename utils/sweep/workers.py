@@ -3,24 +3,30 @@
 import math
 import multiprocessing
 import os
-import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any, Protocol
 
 from utils.errors import Interrupted, Stopped
 from utils.run_folder import CHECKPOINTS
 from utils.signals import SIGNALS
-from utils.sweep.folder import Sweep, Trial
+from utils.sweep.folder import Sweep, Trial, unusable
 from utils.sweep.process import NO_SPACE, TAKEN
-from utils.sweep.result import objective_points
+from utils.sweep.result import metrics_size, objective_points
+from utils.sweep.table import repeats
 
 POLL = 0.2  # seconds between two looks at what other processes do
+SERVER_DIED = 255  # exit code of multiprocessing for a process whose fork server has died
+ENGINE = ("utils.", "logger.")  # what a fork server imports beside torch
 KILLS = 10  # without a new checkpoint in between, after which a trial counts as failed
+
+
+ALIKE = 3  # trials that fail with the same error, before any other ends, after which no more are tried
 
 
 class Source(Protocol):
@@ -31,6 +37,10 @@ class Source(Protocol):
 
     def tell(self, trial: Trial) -> None: ...
 
+    @property
+    def prunes(self) -> bool:
+        """May `should_prune` say yes? If not, nobody reads the metrics of running trials."""
+
     def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool: ...
 
     def elsewhere(self) -> list[Trial]: ...
@@ -38,6 +48,8 @@ class Source(Protocol):
 
 class Listed:
     """A set whose trials are all there."""
+
+    prunes = False
 
     def more(self) -> Trial | None:
         return None
@@ -58,6 +70,7 @@ class Job:
     trial: Trial
     process: Any
     pruned: bool = False
+    size: int = 0  # of metrics.jsonl when it was last read
     seen: int = 0  # validations that the source knows
 
 
@@ -65,7 +78,7 @@ class Job:
 class Workers:
     """run_trial: (folder, number, devices, threads), to be called in a new process. slots: the devices of each job.
 
-    say: prints a line. start: how processes start, fork or spawn.
+    say: prints a line. start: how processes start: fork, forkserver or spawn.
     """
 
     sweep: Sweep
@@ -78,8 +91,9 @@ class Workers:
     jobs: dict[int, Job] = field(default_factory=dict)  # by slot
     finished: set[int] = field(default_factory=set)
     kills: dict[int, tuple[list[str], int]] = field(default_factory=dict)  # trial -> (its checkpoints, kills since)
+    errors: list[str] = field(default_factory=list)  # of the trials that ended, in that order; "" for a good one
     asked_to_stop: int = 0
-    why_stopped: str = ""
+    why_stopped: Stopped | None = None
 
     def run(self) -> None:
         """Run all trials. Raises Interrupted after a signal, Stopped if nothing can be written any more."""
@@ -101,7 +115,7 @@ class Workers:
             for number, handler in before.items():
                 signal.signal(number, handler)
         if self.why_stopped:
-            raise Stopped(self.why_stopped)
+            raise self.why_stopped
         text = f"interrupted; what ran is saved. Continue with: python sweep.py -r {self.sweep}"
         raise Interrupted(text, 130 if self.asked_to_stop == signal.SIGINT else 143)
 
@@ -152,10 +166,9 @@ class Workers:
         return self.source.more(), claimed
 
     def _begin(self, slot: int, trial: Trial) -> None:
-        arguments = (self.sweep.folder, trial.number, self.slots[slot], self.threads, os.getpid())
-        process = multiprocessing.get_context(self.start).Process(  # type: ignore[attr-defined]
-            target=self.run_trial, args=arguments, name=f"trial {trial.number}"
-        )
+        parent = None if self.start == "forkserver" else os.getpid()
+        arguments = (self.sweep.folder, trial.number, self.slots[slot], self.threads, parent)
+        process = _context(self.start).Process(target=self.run_trial, args=arguments, name=f"trial {trial.number}")
         # A signal that comes before the new process has its own handlers waits until then
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
         try:
@@ -176,7 +189,7 @@ class Workers:
             try:
                 self._ended(job)
             except OSError as e:
-                self.why_stopped = _no_space(self.sweep, e.strerror or str(e))
+                self.why_stopped = unusable(self.sweep, e.strerror or str(e))
             job.process.close()
 
     def _ended(self, job: Job) -> None:
@@ -184,7 +197,7 @@ class Workers:
         if code == TAKEN:
             return
         if code == NO_SPACE:
-            self.why_stopped = _no_space(self.sweep, "the disk is full or cannot be written")
+            self.why_stopped = unusable(self.sweep, "the disk is full or cannot be written")
             return
         if not trial.finished and (state := self._failure(job, code)):
             claim = self.sweep.claim(trial.number)
@@ -202,12 +215,24 @@ class Workers:
             self.finished.add(trial.number)
             self.source.tell(trial)
             self.say(self._line(trial))
+            self.errors.append(trial.error)
+            if len(self.errors) == ALIKE and trial.error and self.errors == [trial.error] * ALIKE and self._differ():
+                self.why_stopped = Stopped(
+                    f"the first {ALIKE} trials failed alike: {trial.error}. Remove the cause, and continue with "
+                    f"python sweep.py -r {self.sweep} --retry; or without --retry, to run only the others"
+                )
+
+    def _differ(self) -> bool:
+        """Have the finished trials no value of a key in common that could explain their failure?"""
+        tried = [self.sweep.trial(number).keys for number in sorted(self.finished)]
+        keys = [key for key in tried[0] if not repeats(key)]
+        return all(len({repr(values.get(key)) for values in tried}) > 1 for key in keys)
 
     def _failure(self, job: Job, code: int) -> str:
         """The state of a trial whose process has ended and left no result; empty: it is to be continued."""
         if code in (130, 143) or -code in (signal.SIGINT, signal.SIGTERM):
             return "pruned" if job.pruned else ""
-        if -code != getattr(signal, "SIGKILL", 9):
+        if -code != getattr(signal, "SIGKILL", 9) and (self.start, code) != ("forkserver", SERVER_DIED):
             return "failed"
         folder = self.sweep.run_folder(job.trial) / CHECKPOINTS
         there = sorted(os.listdir(folder)) if folder.is_dir() else []
@@ -233,27 +258,31 @@ class Workers:
             self._reap()
 
     def _prune(self) -> None:
-        for job in self.jobs.values():
-            if job.pruned or isinstance(self.source, Listed):
+        for job in self.jobs.values() if self.source.prunes else ():
+            folder = self.sweep.run_folder(job.trial)
+            size = metrics_size(folder)
+            if job.pruned or size == job.size:
                 continue
-            points = objective_points(self.sweep.run_folder(job.trial), self._objective)
-            if len(points) > job.seen:
-                job.seen = len(points)
-                values = [(step, values[self._objective]) for step, values in points]
-                if self.source.should_prune(job.trial, values):
-                    job.pruned = True
-                    job.process.terminate()
+            job.size = size
+            points = [(step, values[self._objective]) for step, values in objective_points(folder, self._objective)]
+            if len(points) > job.seen and self.source.should_prune(job.trial, points):
+                job.pruned = True
+                job.process.terminate()
+            job.seen = len(points)
+
+
+def _context(start: str) -> Any:
+    """How processes start. A fork server has imported torch, and each trial is forked from it. Unlike this process, it
+    has never used CUDA, which a forked process could not use then; so it imports nothing that is yours."""
+    context: Any = multiprocessing.get_context(start)
+    if start != "fork" and hasattr(signal, "pthread_sigmask"):  # Windows has neither such signals nor the tracker
+        resource_tracker.ensure_running()  # its start would unblock the signals that `_begin` blocks
+    if start == "forkserver":
+        context.set_forkserver_preload(["torch", *(name for name in sys.modules if name.startswith(ENGINE))])
+    return context
 
 
 def _crash(code: int) -> str:
-    if -code == getattr(signal, "SIGKILL", 9):
+    if -code == getattr(signal, "SIGKILL", 9) or code == SERVER_DIED:
         return f"killed {KILLS} times without a new checkpoint; most often the machine ran out of memory"
     return f"its process ended with exit code {code}"
-
-
-def _no_space(sweep: Sweep, why: str) -> str:
-    free = shutil.disk_usage(sweep.folder).free / 1e6 if Path(sweep.folder).is_dir() else 0.0
-    return (
-        f"{sweep} cannot be written: {why} ({free:,.1f} MB free). No trial is lost: free some space, and continue with "
-        f"python sweep.py -r {sweep}"
-    )

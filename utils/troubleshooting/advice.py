@@ -4,9 +4,13 @@ Add an error to one of the lists beside this file: a pattern of `Type: message` 
 the pattern's first group matched. The first entry that matches counts: a special case comes before the general one.
 """
 
+import contextlib
+import functools
 import re
+import shutil
 import sys
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +21,11 @@ from utils.troubleshooting.code import CHECKPOINTS, GRADIENTS, MODELS
 from utils.troubleshooting.known import Known
 from utils.troubleshooting.machine import MACHINE
 from utils.troubleshooting.shapes import LOSSES, SHAPES
-from utils.troubleshooting.values import DTYPES, INDICES, NOT_FINITE
+from utils.troubleshooting.values import DTYPES, INDICES, NOT_FINITE, NUMBERS
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project
 
-KNOWN = (*SHAPES, *LOSSES, *DTYPES, *INDICES, *NOT_FINITE, *GRADIENTS, *MODELS, *CHECKPOINTS, *MACHINE)
+KNOWN = (*SHAPES, *LOSSES, *DTYPES, *NUMBERS, *INDICES, *NOT_FINITE, *GRADIENTS, *MODELS, *CHECKPOINTS, *MACHINE)
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
 AUTOGRAD = ("/torch/_tensor.py", "/torch/autograd/")  # its frames hold the loss, which says nothing about the error
@@ -39,16 +43,29 @@ def advice(error: BaseException) -> str | None:
     lines = [f"what it means: {_filled(known.means, groups)}"]
     if where := "; ".join(_where(frames, with_tensors=known.tensors)):
         lines.append(f"where: {where}")
-    return "\n".join([*lines, f"what to try: {_filled(known.tries, groups)}"])
+    return _fitted([*lines, f"what to try: {_filled(known.tries, groups)}"])
+
+
+def _fitted(lines: list[str]) -> str:
+    """The lines, broken between words where a terminal is too narrow for them."""
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        fit = functools.partial(
+            textwrap.fill, width=width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+        lines = [fit(line) for line in lines]
+    return "\n".join(lines)
 
 
 def find(error: BaseException, frames: list[FrameType]) -> tuple[Known, re.Match[str]] | tuple[None, None]:
     """The first known error that this one is."""
     modules = _modules(frames)
     layer = type(modules[-1]).__name__ if modules else ""
+    tensors = next(filter(None, map(_tensors, reversed(frames))), [""])
+    shape = tensors[0][tensors[0].find("[") :]
     text = f"{type(error).__name__}: {error}"
     for known in KNOWN:
-        if found := known.match(text, layer):
+        if found := known.match(text, layer, shape):
             return known, found
     return None, None
 
@@ -91,9 +108,10 @@ def _modules(frames: list[FrameType]) -> list[Any]:
 
 def _named(outermost: Any, innermost: Any) -> str:
     """`layer features.0 (Conv2d(1, 32, kernel_size=(3, 3)))`"""
-    described = f"{type(innermost).__name__}({innermost.extra_repr()})"
-    if len(described) > LONGEST:
-        described = type(innermost).__name__
+    described = type(innermost).__name__
+    with contextlib.suppress(AttributeError):  # of a layer whose __init__ has failed
+        if len(full := f"{described}({innermost.extra_repr()})") <= LONGEST:
+            described = full
     name = next((name for name, module in outermost.named_modules() if module is innermost), "")
     return f"layer {name} ({described})" if name else described
 

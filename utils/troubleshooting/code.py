@@ -39,6 +39,11 @@ GRADIENTS = [
         tensors=False,
     ),
     Known(
+        r"AttributeError: '(float|int)' object has no attribute '(?:backward|detach)'",
+        "this is a plain number, from which no gradient can be computed: .item() or float() was called before",
+        "keep the tensor for backward, and call .item() only on what is printed or logged",
+    ),
+    Known(
         r"RuntimeError: Can't call numpy\(\) on Tensor that requires grad",
         "NumPy cannot hold what autograd needs",
         "tensor.detach().cpu().numpy(), for what is logged or drawn; not inside of what is to be trained",
@@ -73,6 +78,11 @@ MODELS = [
         "check that every forward, transform and loss on the way returns its result",
     ),
     Known(
+        r"TypeError: \w+\(\): argument 'target' \(position \d+\) must be Tensor, not (tuple|list)",
+        "the targets are a {1}: of strings, or of tensors that were not stacked into one",
+        "in the data set's __getitem__, return a number in place of a name: class_names.index(name)",
+    ),
+    Known(
         r"TypeError: (?:\w+\(\): argument '\w+' \(position \d+\) must be Tensor, not tuple|"
         r"\w+\(\) received an invalid combination of arguments - got \(tuple, )",
         "a tuple came where a tensor was expected: nn.LSTM, nn.GRU and nn.MultiheadAttention return (output, more)",
@@ -99,7 +109,8 @@ MODELS = [
     Known(
         r"RuntimeError: Boolean value of Tensor with more than one value is ambiguous",
         "`if`, `and`, `or` and `not` need one value, but this tensor has several",
-        "(a == b).all() or .any(); & and | between conditions per value. A loss class is made first: MSELoss()(x, y)",
+        "(a == b).all() or .any(); & and | between conditions per value. A loss or layer is made before it is called: "
+        "MSELoss()(x, y)",
     ),
     Known(
         r"RuntimeError: a Tensor with (\d+) elements cannot be converted to Scalar",

@@ -21,6 +21,14 @@ SHAPES = [
         "x.permute(0, 3, 1, 2) for a batch; for one image in the data set, image.permute(2, 0, 1)",
     ),
     Known(
+        r"RuntimeError: Given groups=\d+, weight of size \[\d+, (\d+), \d+, \d+\], expected input\[1, (\d+), \d+, "
+        r"\d+\]",
+        "these inputs have three dimensions, which a convolution takes for one image of {2} channels; the dimension of "
+        "the channels is missing",
+        "x.unsqueeze(1) for grayscale images [B, H, W]: it makes them [B, 1, H, W]",
+        shape=r"\[\d+, \d+, \d+\]",
+    ),
+    Known(
         r"RuntimeError: Given groups=\d+, weight of size \[\d+, (\d+),.*to have \d+ channels, but got (\d+) channels",
         "this convolution is made for {1} channels, but its input has {2} (1 is grayscale, 3 is RGB)",
         "in_channels={2} for this layer, or for the model: arch.args.in_channels={2}, if it has this argument",
@@ -76,6 +84,24 @@ SHAPES = [
         "that size",
     ),
     Known(
+        r"RuntimeError: The size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\) at non-singleton "
+        r"dimension (\d+)",
+        "two tensors are combined value by value, but one has {1} and the other {2} in dimension {3}",
+        "print both shapes before that line. In a residual block, a 1x1 convolution on the shortcut gives it the same "
+        "channels and stride",
+    ),
+    Known(
+        r"IndexError: Dimension out of range \(expected to be in range of (\[.*\]), but got (-?\d+)\)",
+        "there is no dimension {2}: it must be in {1}, so the tensor has fewer dimensions than expected",
+        "dim=1 for the classes of outputs [B, C], dim=-1 for the last dimension",
+    ),
+    Known(
+        r"RuntimeError: output with shape (\[.*?\]) doesn't match the broadcast shape (\[.*?\])",
+        "a result of shape {2} does not fit into the {1} that is changed in place; most often, Normalize with three "
+        "means for grayscale images",
+        "as many means and stds as channels: Normalize((0.5,), (0.5,)) for grayscale; or convert images to RGB",
+    ),
+    Known(
         r"RuntimeError: view size is not compatible with input tensor's size and stride",
         "after transpose, permute or expand (and in channels_last format) the values are in another order in memory, "
         "and view never copies",
@@ -87,11 +113,12 @@ LOSSES = [
     Known(
         r"ValueError: Expected input batch_size \((\d+)\) to match target batch_size \((\d+)\)",
         "the model returned {1} rows for {2} targets",
-        "a view(-1, N) with a wrong N changes the batch size: use x.flatten(1). For one label per word or pixel, the "
-        "loss expects outputs [B, classes, ...]: outputs.transpose(1, 2)",
+        "a view(-1, N) with a wrong N changes the batch size: use x.flatten(1). The last step of an LSTM with "
+        "batch_first=True is x[:, -1]. For one label per word or pixel, the loss expects outputs [B, classes, ...]",
     ),
     Known(
-        r"RuntimeError: 0D or 1D target tensor expected, multi-target not supported",
+        r"RuntimeError: 0D or 1D target tensor expected, multi-target not supported|"
+        r"RuntimeError: Expected floating point type for target with class probabilities, got",
         "cross-entropy of outputs [B, classes] expects class numbers [B], but these targets have another dimension",
         "targets.squeeze(1) for [B, 1]; targets.argmax(1) for one-hot; targets.float() if they are probabilities",
     ),
@@ -108,8 +135,8 @@ LOSSES = [
         "resize the outputs: F.interpolate(outputs, size=targets.shape[-2:]), or crop and resize masks as the images",
     ),
     Known(
-        r"ValueError: Target size \(torch\.Size\((\[.*?\])\)\) must be the same as input size "
-        r"\(torch\.Size\((\[.*?\])\)\)",
+        r"ValueError: (?:Using a t|T)arget size \(torch\.Size\((\[.*?\])\)\) (?:must be the same as|that is different "
+        r"to the) input size \(torch\.Size\((\[.*?\])\)\)",
         "this loss compares value by value, but outputs are {2} and targets {1}",
         "outputs.squeeze(1) at the end of the model for [B, 1] against [B]; one-hot targets for several classes",
     ),

@@ -51,6 +51,56 @@ DTYPES = [
     ),
 ]
 
+NUMBERS = [
+    Known(
+        r"ValueError: (?:too many|not enough) values to unpack \(expected (\d+)",
+        "{1} values were expected on that line, but another number came: of a tensor with another number of "
+        "dimensions, or of a layer that returns another number of results",
+        "print x.shape before that line; an nn.LSTM returns output, (h, c)",
+        layer=".+",
+    ),
+    Known(
+        r"ValueError: (?:too many|not enough) values to unpack \(expected (\d+)",
+        "{1} values were expected there, such as `inputs, targets = batch`, but another number came",
+        "in your trainer, `def unpack(self, batch):` that returns them: (inputs, targets) for the step of Trainer",
+        tensors=False,
+    ),
+    Known(
+        r"AttributeError: 'str' object has no attribute '(?:shape|size|dim|ndim|dtype|device|to|view|reshape|flatten|"
+        r"float|long|mean|sum|permute|transpose|unsqueeze|squeeze)'"
+        r"|TypeError: .*\bgot \(str,|TypeError: .*'input'.* not str",
+        "a string came where a tensor is expected. Of a batch that is a dict, `inputs, targets = batch` takes the keys",
+        "in your trainer, `def unpack(self, batch): return batch['image'], batch['label']`, with the keys of your data",
+        layer=".+",
+        tensors=False,
+    ),
+    Known(
+        r"ValueError: too many dimensions 'str'|TypeError: new\(\): invalid data type 'str'",
+        "a tensor cannot hold strings",
+        "a number in place of a name: class_names.index(name); texts need a tokenizer",
+    ),
+    Known(
+        r"TypeError: can't convert np\.ndarray of type numpy\.(object_|str_)",
+        "this array holds Python objects or strings, most often because a column of a table is not numeric",
+        "df.dtypes shows which one; pd.to_numeric(df[name]), or leave it out, before .to_numpy(np.float32)",
+    ),
+    Known(
+        r"ValueError: expected sequence of length (\d+) at dim \d+ \(got (\d+)\)",
+        "lists of different lengths, {1} and {2}, do not make one tensor",
+        "pad them: torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in lists], batch_first=True)",
+    ),
+    Known(
+        r"TypeError: (?:img should be Tensor Image|.*default_collate: batch must contain tensors.*PIL)",
+        "an image is still a PIL image where a tensor is expected",
+        "ToTensor() in the transforms, before Normalize",
+    ),
+    Known(
+        r"TypeError: .*default_collate: batch must contain tensors.*NoneType",
+        "the data set's __getitem__ returned None",
+        "check that each way through it ends with `return`",
+    ),
+]
+
 INDICES = [
     Known(
         r"IndexError: index out of range in self",

@@ -127,7 +127,8 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """[3, H, W] -> [3, height, width], smoothed where it gets smaller."""
     if image.shape[1:] == (height, width):
         return image
-    return F.interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+    by_pixel = image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2)  # torch resizes these in half the time
+    return F.interpolate(by_pixel, (height, width), mode="bilinear", antialias=True)[0].contiguous()
 
 
 def _open(path: str | bytes) -> Image.Image:

@@ -1,6 +1,7 @@
 """Finds image files: class folders as people have them, without what systems and programs leave between them."""
 
 import errno
+import functools
 import os
 import re
 import unicodedata
@@ -13,7 +14,9 @@ from data_loader.engine.changes import log
 from utils.config.values import expanded
 from utils.errors import DataError, UsageError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ALWAYS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff")
+BY_PILLOW = (".apng", ".avif", ".heic", ".heif", ".jp2", ".tga", ".webp")  # if the installed Pillow reads them
+SUFFIXES = ALWAYS + BY_PILLOW
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
 TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 PART = re.compile(rf"({'|'.join((*TRAIN, *VALID, *TEST))})[-_ ]?(images?|imgs?|data|set|\d+)?", re.IGNORECASE)
@@ -196,7 +199,20 @@ def is_hidden(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    return not is_hidden(name) and os.path.splitext(name)[1].lower() in SUFFIXES
+    suffix = os.path.splitext(name)[1].lower()
+    return not is_hidden(name) and (suffix in ALWAYS or (suffix in BY_PILLOW and suffix in readable()))
+
+
+def readable() -> tuple[str, ...]:
+    """The suffixes of images that can be read here."""
+    return ALWAYS + tuple(suffix for suffix in BY_PILLOW if suffix in _read_by_pillow())
+
+
+@functools.cache
+def _read_by_pillow() -> set[str]:
+    from PIL import Image  # loading all of its plugins takes 0.1 s
+
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def place(path: str | Path) -> Path:

@@ -160,7 +160,7 @@ class Columns(NamedTuple):
             classes = [number[value] for value in table.column(self.label)]
             samples = list(zip(paths, classes, strict=True))
             log.info(f"{table.path}: {counts(samples, names)}")
-            return samples, class_facts(names, torch.tensor(classes))
+            return samples, class_facts(names)
         if self.labels is not None:
             names, values = self._several(table, known)
             per_label = [int(n) for n in (values > 0.5).sum(dim=0)]

@@ -13,11 +13,13 @@ from data_loader.engine.changes import log
 from data_loader.engine.images.decode import ImageFile, pixels, resize
 from utils.errors import UsageError
 from utils.seed import sample_keys
-from utils.tensors import to_device
+from utils.tensors import each_tensor, to_device
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Normalize:
-    """[B, C, H, W] with values 0 ... max_value -> float32, normalized by `mean` and `std`, which are of values 0 ... 1.
+    """[..., C, H, W], values 0 ... max_value -> float32, normalized by `mean` and `std`, which are of values 0 ... 1.
 
     Works in place on floats.
     """
@@ -27,15 +29,15 @@ class Normalize:
         self.channels = [(torch.tensor(-m / s), 1 / (s * max_value)) for m, s in zip(mean, std, strict=True)]
 
     def __call__(self, images: Tensor) -> Tensor:
-        if len(self.channels) > 1 and images.shape[1] != len(self.channels):
+        if len(self.channels) > 1 and images.shape[-3] != len(self.channels):
             raise ValueError(
-                f"the images have {images.shape[1]} channels, but mean and std are of {len(self.channels)}; keep the "
+                f"the images have {images.shape[-3]} channels, but mean and std are of {len(self.channels)}; keep the "
                 f"channels, or let transforms and eval_transforms end with floats, which stay as they are"
             )
         images = images.float()
         if 0 in images.stride():  # expand() made channels that share memory
             images = images.contiguous()
-        channels = images.unbind(1) if len(self.channels) > 1 else [images]
+        channels = images.unbind(-3) if len(self.channels) > 1 else [images]
         for channel, (shift, scale) in zip(channels, self.channels, strict=True):
             torch.add(shift, channel, alpha=scale, out=channel)  # one pass over the memory, not two
         return images
@@ -61,6 +63,9 @@ class NormalizeBatch:
 
     def __call__(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         images, labels = batch
+        return each_tensor(self._normalized, images), labels  # one tensor, or several of FiveCrop
+
+    def _normalized(self, images: Tensor) -> Tensor:
         if images.dtype not in self.dtypes:
             self.dtypes.add(images.dtype)
             if len(self.dtypes) > 1 and torch.uint8 in self.dtypes and not self.agrees:
@@ -70,7 +75,7 @@ class NormalizeBatch:
                     f"std {self.normalize.std}. Leave out what makes floats (ToDtype, Normalize; mean and std are "
                     f"options of the loader), or list the same in eval_transforms"
                 )
-        return (self.normalize(images) if images.dtype == torch.uint8 else images), labels
+        return self.normalize(images) if images.dtype == torch.uint8 else images
 
 
 def read_gray(paths: Sequence[str], size: int) -> Tensor:

@@ -2,17 +2,19 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_loader.engine.changes import log
-from data_loader.engine.texts.plain_text import decoded, shown
+from data_loader.engine.texts.plain_text import decoded, rows_and_separator, shown
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
+
+WRITTEN_OTHERWISE = r"^[-+]?[$€£₩]?\d+([.,' ]\d{3})*([.,]\d+)?\s?[%€₩]?$"  # and no number to Python
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,15 @@ class Table:
     path: Path
     data: Any  # polars.DataFrame
     rows: np.ndarray  # the number of each row in the file, for messages: int64 [N]
+    first: int = 1  # that of the first row
+    bad: tuple[tuple[int, str], ...] = ()  # rows that are left out, by their number in the file, and why
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def part(self, which: np.ndarray) -> "Table":
         """which: bool [N]"""
-        return Table(self.path, self.data.filter(which), self.rows[which])
+        return replace(self, data=self.data.filter(which), rows=self.rows[which])
 
     def with_target(self, target: str) -> "Table":
         """The rows that have a target; says how many have none."""
@@ -47,7 +51,20 @@ class Table:
         """The same rows, of which nothing is known: all have this value as target."""
         import polars as pl
 
-        return Table(self.path, self.data.with_columns(pl.lit(value).alias(target)), self.rows)
+        return replace(self, data=self.data.with_columns(pl.lit(value).alias(target)))
+
+    def of_numbers(self, names: Iterable[str]) -> "Table":
+        """Without the rows that have text in one of these columns: they are `bad`."""
+        bad: dict[int, str] = {}
+        for name in names:
+            _, wrong = self._read_numbers(name)
+            bad = {row: self._no_number(row, name) for row in np.flatnonzero(wrong).tolist()} | bad
+        if not bad:
+            return self
+        if len(bad) == len(self):
+            raise DataError(bad[min(bad)])
+        kept = self.part(~np.isin(np.arange(len(self)), list(bad)))
+        return replace(kept, bad=(*self.bad, *((int(self.rows[row]), why) for row, why in sorted(bad.items()))))
 
     def as_text(self) -> dict[str, list[str]]:
         """All columns, "" where a value is missing."""
@@ -85,20 +102,40 @@ class Table:
 
     def numbers(self, name: str) -> np.ndarray:
         """float64 [N], NaN where the value is missing. Raises DataError for text and infinity."""
+        read, wrong = self._read_numbers(name)
+        if wrong.any():
+            raise DataError(self._no_number(int(wrong.argmax()), name))
+        return np.array(read.fill_null(float("nan")).to_numpy())
+
+    def _read_numbers(self, name: str) -> tuple[Any, np.ndarray]:
+        """A column as floats, null where a value is missing, and where it has text or infinity: bool [N]."""
         import polars as pl
 
         values = self.series(name)
         if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean)):
             raise self._of_no_use(name, values.dtype)
         read = values.cast(pl.Float64, strict=False)
-        wrong = (values.is_not_null() & (read.is_null() | read.is_infinite().fill_null(False))).to_numpy()
-        if wrong.any():
-            row = int(wrong.argmax())
+        return read, (values.is_not_null() & (read.is_null() | read.is_infinite().fill_null(False))).to_numpy()
+
+    def check_words(self, name: str) -> None:
+        """Raise DataError for a column of text that is mostly numbers in another way of writing: 1,5 or 10%."""
+        import polars as pl
+
+        values = self.data[name].drop_nulls()
+        if values.dtype != pl.String:
+            return
+        other = values.filter(values.str.contains(WRITTEN_OTHERWISE))
+        if 2 * len(other) > len(values):
             raise DataError(
-                f"{self.place(row, name)}: got '{values[row]}', expected a number like most of the column; correct it, "
-                f"list the column in categorical, or add what stands for a missing value to missing"
+                f"{self.path}: the column '{name}' has values such as '{other[0]}'; write numbers as 1234.5, without "
+                f"signs, or list the column in categorical"
             )
-        return np.array(read.fill_null(float("nan")).to_numpy())
+
+    def _no_number(self, row: int, name: str) -> str:
+        return (
+            f"{self.place(row, name)}: got '{self.data[name][row]}', expected a number like most of the column; "
+            f"correct it, list the column in categorical, or add what stands for a missing value to missing"
+        )
 
     def texts(self, name: str) -> list[str]:
         """[N], "" where the value is missing."""
@@ -116,8 +153,13 @@ class Table:
         )
 
 
-def read_table(path: Path, missing: Sequence[str], separator: str, encoding: str) -> Table:
-    """A CSV file, or Parquet if its name ends so. Raises DataError for what is no table with rows."""
+def read_table(
+    path: Path, missing: Sequence[str], separator: str | None, encoding: str, leave_out: bool = False
+) -> Table:
+    """A CSV file, or Parquet if its name ends so. Raises DataError for what is no table with rows.
+
+    leave_out: rows with more or fewer fields than the header, as `bad`; else they are an error.
+    """
     try:
         import polars as pl
     except ImportError as e:
@@ -126,13 +168,16 @@ def read_table(path: Path, missing: Sequence[str], separator: str, encoding: str
         ) from e
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
+    bad: dict[int, str] = {}
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
             data, first = pl.read_parquet(path), 1
         except (pl.exceptions.PolarsError, OSError) as e:
             raise DataError(f"{path} is not a sound Parquet file: {_first_line(e)}") from e
     else:
-        data, first = _read_csv(path, separator, encoding), 2
+        data, first = _read_csv(path, separator, encoding, bad)
+    if bad and (not leave_out or not len(data)):
+        raise DataError(next(iter(bad.values())))
     if not len(data):
         raise DataError(f"{path} has no rows; it needs a header and a row for each sample")
     text = [name for name in data.columns if data[name].dtype == pl.String]
@@ -140,14 +185,18 @@ def read_table(path: Path, missing: Sequence[str], separator: str, encoding: str
     for name in text:
         is_missing = data[name].is_in(list(missing)).fill_null(True)
         data = data.with_columns(pl.when(~is_missing).then(data[name]).alias(name))
-    return Table(path, data, np.arange(len(data)) + first)  # the header of a CSV file is row 1
+    rows = np.delete(np.arange(len(data) + len(bad)) + first, [row - first for row in bad])
+    return Table(path, data, rows, first, tuple(bad.items()))  # the header of a CSV file is row 1
 
 
-def _read_csv(path: Path, separator: str, encoding: str) -> Any:
-    """A polars.DataFrame of text."""
+def _read_csv(path: Path, separator: str | None, encoding: str, bad: dict[int, str]) -> tuple[Any, int]:
+    """A polars.DataFrame of text, and the number of its first row. bad: gets the rows that do not fit the
+    header, which are left out."""
     import polars as pl
 
     text = decoded(path, encoding).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
+    text, separator, skipped = rows_and_separator(path, text, separator)
+    first = 2 + skipped
     lines = csv.reader(io.StringIO(text), delimiter=separator)
     header = [name.strip() for name in next(lines, [])]
     if not header:
@@ -160,28 +209,29 @@ def _read_csv(path: Path, separator: str, encoding: str) -> Any:
     except pl.exceptions.PolarsError:
         is_plain = False
     if is_plain and data.width == len(header):
-        return data.rename(dict(zip(data.columns, header, strict=True)))
+        return data.rename(dict(zip(data.columns, header, strict=True))), first
     # Rows over several lines, or too short, or too long: Python's own reader is slower, and knows where
-    return pl.DataFrame(
-        _rows(path, text, separator, len(header)), schema=dict.fromkeys(header, pl.String), orient="row"
-    )
+    rows = _rows(path, text, separator, len(header), first - 1, bad)
+    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row"), first
 
 
-def _rows(path: Path, text: str, separator: str, width: int) -> list[list[str]]:
-    """The rows after the header; raises DataError for one that does not have `width` fields."""
+def _rows(path: Path, text: str, separator: str, width: int, first: int, bad: dict[int, str]) -> list[list[str]]:
+    """The rows after the header, which is row `first`. Those that do not have `width` fields go into `bad`, by number,
+    with the reason."""
     reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
     rows: list[list[str]] = []
     try:
-        for number, fields in enumerate(reader, 1):
+        for number, fields in enumerate(reader, first):
             if len(fields) != width:
                 what = "more" if len(fields) > width else "fewer"
-                raise DataError(
+                bad[number] = (
                     f"{path}, row {number}: {len(fields)} fields, {what} than the {width} of the header; put a field "
                     f"that contains '{separator}' into double quotes, or correct the row"
                 )
-            rows.append(fields)
+            else:
+                rows.append(fields)
     except csv.Error as e:
-        raise DataError(f"{path}, line {reader.line_num}: {e}; correct the quotes there") from e
+        raise DataError(f"{path}, line {reader.line_num + first - 1}: {e}; correct the quotes there") from e
     return rows[1:]
 
 

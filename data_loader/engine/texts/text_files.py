@@ -7,19 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_loader.engine.texts.plain_text import decoded
+from data_loader.engine.paths import files_below, is_hidden
+from data_loader.engine.texts.plain_text import decoded, rows_and_separator
 from utils.config.files import did_you_mean, nearest
-from utils.errors import DataError, UsageError
+from utils.errors import DataError
 
 
 @dataclass(frozen=True)
 class LabeledTexts:
-    """texts, labels: [N]. columns: all of a table by name, each [N]. places: where each text is, for messages: [N]."""
+    """texts, labels: [N]. columns: all of a table by name, each [N]. places: where each text is, for messages: [N].
+
+    numbers: of the rows of a table, 1, 2, 3, ... bad: what is left out because it cannot be read, and why.
+    """
 
     texts: list[str]
     labels: list[str]
     columns: dict[str, list[str]]
     places: list[str]
+    numbers: list[int] | None = None
+    bad: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -30,35 +36,43 @@ def read_table(
 ) -> LabeledTexts:
     """A table with a header. label: None: there is none, and each is "".
 
+    Rows without label that cannot be read are left out, as `bad`.
+
     Raises DataError for what is no table of texts and labels.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
-    separator = separator or ("\t" if path.suffix.lower() in (".tsv", ".tab", ".txt") else ",")
-    if len(separator) != 1:
-        raise UsageError(f"data_loader: separator is '{separator}'; give one character, such as ',' or a tab")
+    content, separator, skipped = rows_and_separator(path, read_text(path, encoding), separator)
     quotes = separator != "\t" if quotes is None else quotes
-    content = read_text(path, encoding)
     rows = _quoted(path, content, separator) if quotes else _plain(content, separator)
     header = [name.strip() for name in next(rows, (1, []))[1]]
     for name in (text,) if label is None else (text, label):
         if header.count(name) != 1:
             raise DataError(_no_column(path, name, header, separator))
     texts, labels, fields_of, places = list[str](), list[str](), list[list[str]](), list[str]()
-    for line, fields in rows:
+    numbers, bad = list[int](), list[tuple[str, str]]()
+    for number, (line, fields) in enumerate(rows, 1):
+        line += skipped
         if len(fields) != len(header):
-            raise DataError(_wrong_width(path, line, len(fields), len(header), separator, quotes))
+            why = _wrong_width(path, line, len(fields), len(header), separator, quotes)
+            if label is not None:
+                raise DataError(why)
+            bad.append((f"line {line}", why))
+            continue
         name = "" if label is None else fields[header.index(label)].strip()
-        if not name and label is not None:
+        if label is not None and name.lower() in ("", "nan"):
             raise DataError(f"{path}, line {line}: no label in the column '{label}'; give it one, or remove the row")
         texts.append(fields[header.index(text)])
         labels.append(name)
         fields_of.append(fields)
         places.append(f"{path}, line {line}")
+        numbers.append(number)
+    if bad and not texts:
+        raise DataError(bad[0][1])
     if not texts:
         raise DataError(f"{path} has no rows; it needs a header and a row for each text")
     columns = {name: list(values) for name, values in zip(header, zip(*fields_of, strict=True), strict=True)}
-    return LabeledTexts(texts, labels, columns, places)
+    return LabeledTexts(texts, labels, columns, places, numbers, bad)
 
 
 def read_unlabeled(
@@ -66,17 +80,25 @@ def read_unlabeled(
 ) -> LabeledTexts:
     """What predict.py is given: a table, .txt files (a text in each line), folders of .txt files (each a text), or the
     texts themselves."""
-    kinds = {path: Path(path).suffix.lower() for path in predict if "\n" not in path and len(path) < 256}
+    paths = [one for one in predict if "\n" not in one and len(one.encode()) < 256]  # others are texts
+    kinds = {path: Path(path.lower().removesuffix(".gz")).suffix for path in paths}
     if tables := [path for path, kind in kinds.items() if kind in (".csv", ".tsv", ".tab")]:
         if len(predict) > 1:
             raise DataError(f"{tables[0]} is a table, and {len(predict) - 1} more are given; give one table alone")
+        if not Path(tables[0]).is_file():
+            raise DataError(f"there is no file {Path(tables[0]).resolve()}; give a table, .txt files or a text")
         return read_table(Path(tables[0]), text, None, separator, quotes, encoding)
-    texts, places = list[str](), list[str]()
+    texts, places, bad = list[str](), list[str](), list[tuple[str, str]]()
     for given in predict:
         if given.strip() and given in kinds and Path(given).is_dir():
-            files = sorted(Path(given).rglob("*.txt"))
-            texts += [read_text(path, encoding) for path in files]
-            places += [path.relative_to(given).as_posix() for path in files]
+            files = files_below(given, [".txt"])
+            for path in files:
+                name = Path(path).relative_to(given).as_posix()
+                try:
+                    texts.append(read_text(Path(path), encoding))
+                    places.append(name)
+                except DataError as e:
+                    bad.append((name, str(e)))
         elif kinds.get(given) == ".txt":
             if not Path(given).is_file():
                 raise DataError(f"there is no file {Path(given).resolve()}; give a .txt file, a table or a text")
@@ -86,15 +108,18 @@ def read_unlabeled(
         else:
             texts.append(given)
             places.append(str(len(texts)))
+    if bad and not texts:
+        raise DataError(bad[0][1])
     if not texts:
         raise DataError(f"no .txt files in {', '.join(predict)}; give another folder, a table or a text")
-    return LabeledTexts(texts, [""] * len(texts), {"id": places, "text": texts}, places)
+    return LabeledTexts(texts, [""] * len(texts), {"id": places, "text": texts}, places, None, bad)
 
 
 def read_folders(folder: Path, encoding: str) -> LabeledTexts:
     """The .txt files in a folder for each class, in the order of their paths."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-    files = [(path, name) for name in classes for path in sorted((folder / name).rglob("*.txt"))]
+    entries = folder.iterdir() if folder.is_dir() else ()
+    classes = sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+    files = [(Path(path), name) for name in classes for path in files_below(folder / name, [".txt"])]
     if not files:
         what = "no .txt files in the class folders of" if classes else "no class folders in"
         raise DataError(

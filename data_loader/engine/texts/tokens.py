@@ -41,7 +41,7 @@ class Ragged:
         """Some of them, filled to the longest: int64 [B, T]"""
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
-        columns = np.arange(lengths.max())
+        columns = np.arange(max(1, lengths.max()))  # models take a mean or maximum, also where all are empty
         inside = columns < lengths[:, None]
         batch = np.full(inside.shape, fill, np.int64)
         batch[inside] = self.values[(starts[:, None] + columns)[inside]]
@@ -88,43 +88,62 @@ def learn(
     return learned | {"vocabulary": kept, "vocab_size": FIRST + len(kept)}
 
 
-def encode(texts: Sequence[str], learned: dict[str, Any]) -> Ragged:
-    """The tokens of each text; of one without any, UNKNOWN alone. Only the first max_length tokens (of n-grams:
-    characters) count."""
-    parts = [_encode(texts[i : i + TEXTS], learned) for i in range(0, len(texts), TEXTS)]
-    values, lengths = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    empty = lengths == 0
-    values = np.insert(values, np.cumsum(lengths)[empty], UNKNOWN)
-    return Ragged(values, np.cumsum(lengths + empty))
+class Encoder:
+    """texts -> their tokens, by what was learned of the training texts; UNKNOWN alone where there are none.
 
+    Only the first max_length tokens (of n-grams: characters) count.
+    """
 
-def _encode(texts: Sequence[str], learned: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of all texts, int32, and the number of those of each."""
-    most, unit = learned["max_length"], learned["tokens"]
-    prepared = list(_prepared(texts, learned))
-    if "tokenizer" in learned:
-        encoder = _tokenizer(learned["tokenizer"])
-        encoder.no_padding()
-        encoder.enable_truncation(most)
-        ids = [np.array(found.ids, np.int32) + FIRST for found in encoder.encode_batch(prepared)]
-        return _joined(ids)
-    if unit == "bytes":
-        return _joined([np.frombuffer(text.encode()[:most], np.uint8).astype(np.int32) + FIRST for text in prepared])
-    if unit == "words":
-        number = {word: i for i, word in enumerate(learned["vocabulary"], FIRST)}
-        words = (WORD.findall(text)[:most] for text in prepared)
-        return _joined([np.array([number.get(word, UNKNOWN) for word in found], np.int32) for found in words])
-    cut = [text[:most] for text in prepared]
-    if unit == "ngrams":
-        shortest, longest = learned["ngrams"]
-        return _ngrams(cut, shortest, longest, learned["vocab_size"])
-    known = np.array([ord(character) for character in learned["vocabulary"]], np.uint32)
-    order = np.argsort(known)
-    codes = _code_points("".join(cut))
-    places = np.searchsorted(known, codes, sorter=order)
-    candidates = order[np.minimum(places, len(known) - 1)] if len(known) else np.zeros(len(codes), np.int64)
-    found = known[candidates] == codes if len(known) else np.zeros(len(codes), bool)
-    return np.where(found, candidates + FIRST, UNKNOWN).astype(np.int32), np.array([len(text) for text in cut])
+    changes_by_itself = ("_tokenizer",)
+
+    def __init__(self, learned: dict[str, Any]) -> None:
+        self.learned, self.most = learned, learned["max_length"]
+        self.unit = "tokenizer" if "tokenizer" in learned else learned["tokens"]
+        self._tokenizer: Any = None
+        self.numbers: dict[str, int] = {}  # of words
+        self.known, self.order = np.zeros(0, np.uint32), np.zeros(0, np.int64)  # characters' code points, their order
+        if self.unit == "words":
+            self.numbers = {word: i for i, word in enumerate(learned["vocabulary"], FIRST)}
+        if self.unit == "characters":
+            self.known = _code_points("".join(learned["vocabulary"]))
+            self.order = np.argsort(self.known)
+
+    def __call__(self, texts: Sequence[str]) -> Ragged:
+        parts = [self._encode(texts[i : i + TEXTS]) for i in range(0, len(texts), TEXTS)]
+        values, lengths = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        empty = lengths == 0
+        values = np.insert(values, np.cumsum(lengths)[empty], UNKNOWN)
+        return Ragged(values, np.cumsum(lengths + empty))
+
+    def _encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of all texts, int32, and the number of those of each."""
+        prepared, most = list(_prepared(texts, self.learned)), self.most
+        if self.unit == "tokenizer":
+            return _joined(self._by_library(prepared))
+        if self.unit == "bytes":
+            return _joined([np.frombuffer(_bytes(text)[:most], np.uint8).astype(np.int32) + FIRST for text in prepared])
+        if self.unit == "words":
+            words = (WORD.findall(text)[:most] for text in prepared)
+            return _joined([np.array([self.numbers.get(word, UNKNOWN) for word in found], np.int32) for found in words])
+        cut = [text[:most] for text in prepared]
+        if self.unit == "ngrams":
+            shortest, longest = self.learned["ngrams"]
+            return _ngrams(cut, shortest, longest, self.learned["vocab_size"])
+        return self._characters(_code_points("".join(cut))), np.array([len(text) for text in cut])
+
+    def _characters(self, codes: np.ndarray) -> np.ndarray:
+        if not len(self.known):
+            return np.full(len(codes), UNKNOWN, np.int32)
+        places = np.searchsorted(self.known, codes, sorter=self.order)
+        candidates = self.order[np.minimum(places, len(self.known) - 1)]
+        return np.where(self.known[candidates] == codes, candidates + FIRST, UNKNOWN).astype(np.int32)
+
+    def _by_library(self, texts: Sequence[str]) -> list[np.ndarray]:
+        if self._tokenizer is None:
+            self._tokenizer = _tokenizer(self.learned["tokenizer"])
+            self._tokenizer.no_padding()
+            self._tokenizer.enable_truncation(self.most)
+        return [np.array(found.ids, np.int32) + FIRST for found in self._tokenizer.encode_batch(texts)]
 
 
 def _ngrams(texts: Sequence[str], shortest: int, longest: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -160,6 +179,10 @@ def _prepared(texts: Iterable[str], learned: dict[str, Any]) -> Iterable[str]:
         if learned["normalize"] is not None:
             text = unicodedata.normalize(learned["normalize"], text)
         yield text.lower() if learned["lowercase"] else text
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _code_points(text: str) -> np.ndarray:

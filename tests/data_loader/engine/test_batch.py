@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
-from data_loader.engine.batch import Batch
+from data_loader.engine.batch import Batch, size_of
 from utils.errors import SampleError
 
 
@@ -110,3 +110,12 @@ def test_samples_that_only_fail_together_are_named() -> None:
 
     with pytest.raises(SampleError, match=r"samples \[0, 1\] could not be read together: RuntimeError: stack"):
         list(BaseDataLoader(Ragged(), 3))
+
+
+@pytest.mark.parametrize("sizes", [(2, 3, 1), (2, 2, 2)])
+def test_images_and_boxes_count_as_their_images(sizes: tuple[int, ...]) -> None:
+    """What `tuple(zip(*samples))` makes of detection samples: a tuple of images and one of dicts."""
+    images = tuple(torch.zeros(3, 8, 8) for _ in sizes)
+    boxes = tuple({"boxes": torch.zeros(n, 4), "labels": torch.zeros(n)} for n in sizes)
+    assert size_of((images, boxes), len(sizes)) == len(sizes)
+    assert size_of((images, boxes), len(sizes) + 1) == len(sizes)  # the collate_fn dropped one

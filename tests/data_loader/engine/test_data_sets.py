@@ -19,7 +19,7 @@ from data_loader.engine.data_sets import loader_of
 from tests.data_loader.batches import first, whole
 from tests.tiny import CONFIG, Tiny, tiny
 from utils.config import ConfigError, load
-from utils.errors import UsageError
+from utils.errors import SampleError, UsageError
 
 __all__ = ["tiny"]
 CODE = '''
@@ -27,7 +27,8 @@ CODE = '''
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from data_loader import BaseDataLoader
 
@@ -89,6 +90,21 @@ def uneven():
     return torch.zeros(3, 1), torch.zeros(4)
 
 
+def pictures():
+    return [(Image.new("L", (8, 8), i), i % 2) for i in range(10)]
+
+
+class Holes(Spots):
+    """Some samples are None, which its own function leaves out."""
+
+    def __getitem__(self, index):
+        return None if index % 5 == 0 else super().__getitem__(index)
+
+    @staticmethod
+    def collate_fn(samples):
+        return default_collate([sample for sample in samples if sample is not None])
+
+
 def nothing():
     return 3
 
@@ -147,12 +163,21 @@ class TestDataSets:
     def test_lists_and_plain_classes(self, kind: str) -> None:
         assert first(build(kind))[0].shape[1:] == (1, 8, 8)
 
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_its_own_collate_fn_makes_the_batches(self, workers: int) -> None:
+        loader = build("Holes", f"level: 3, batch_size: 10, num_workers: {workers}")
+        assert [len(batch[1]) for batch in loader] == [8] * 6
+
+    def test_pictures_of_pil_need_a_transform(self) -> None:
+        with pytest.raises(SampleError, match=r"Make tensors of pictures of PIL: set transforms and eval_transforms"):
+            first(build("pictures"))
+        images, _ = first(build("pictures", "batch_size: 5, transforms: [ToImage], shuffle: false"))
+        assert images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
     def test_functions_that_make_loaders_are_as_they_were(self) -> None:
         assert build("loader_inside", "").batch_size == 5
         assert build("loader_of_size", "batch_size: 2, shuffle: false").batch_size == 2
-        with pytest.raises(
-            UsageError, match="data_loader: loader_inside makes a data loader, and does not accept shuffle"
-        ):
+        with pytest.raises(UsageError, match="loader_inside makes a data loader, and does not accept shuffle"):
             build("loader_inside", "shuffle: false")
 
     @pytest.mark.parametrize(
@@ -177,8 +202,8 @@ class TestDataSets:
     @pytest.mark.parametrize(
         "kind, args, said",
         [
-            ("rows", "", "data_loader: rows makes a data set; give it data_loader.args.batch_size"),
-            ("nothing", "batch_size: 4", r"data_loader: nothing made int; expected a data set with __getitem__ and __len__, a list"),
+            ("rows", "", "rows makes a data set; give it data_loader.args.batch_size"),
+            ("nothing", "batch_size: 4", r"nothing made int; expected a data set with __getitem__ and __len__, a list"),
             ("uneven", "batch_size: 4", r"the tensors of a data set need one length, but they are \(float32 \[3, 1\], float32 \[4\]\)"),
             ("Stream", "batch_size: 4", r"expected a data set with __getitem__|cannot be read by index"),
         ],

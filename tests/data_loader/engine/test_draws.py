@@ -67,6 +67,7 @@ def chi_square(counts: np.ndarray, expected: np.ndarray) -> float:
 # --- how often
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [np.ones(30), np.arange(1, 31), np.arange(30) ** 3 + 1.0, np.repeat([1, 9], 15)])
 @pytest.mark.parametrize("position", [0, 17])
 def test_a_position_draws_each_sample_as_often_as_its_weight_says(weights: np.ndarray, position: int) -> None:
@@ -78,6 +79,7 @@ def test_a_position_draws_each_sample_as_often_as_its_weight_says(weights: np.nd
     assert -3.5 < chi_square(np.bincount(drawn, minlength=30), expected) < 3.5
 
 
+@pytest.mark.slow
 def test_that_a_wrong_distribution_would_be_seen() -> None:
     draws, weights = Draws(np.arange(1, 31)), np.arange(1, 31) ** 1.2
     drawn = [draws(Permutation(30, mix(5, e))(np.array([3])), mix(5, e, -5))[0][0] for e in range(6000)]

@@ -173,3 +173,10 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> 
 def test_without_labels_it_says_how_to_give_them() -> None:
     with pytest.raises(UsageError, match="the 9 samples of a list have no single label each that is known, but"):
         BaseDataLoader(list(range(9)), 2, validation_split=3, stratify=True)
+
+
+@pytest.mark.parametrize("option", [{"stratify": True}, {"group": "patient"}])
+def test_an_option_without_effect_is_reported(option: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    loader = BaseDataLoader(Patients(), 8, **option)
+    assert "has no effect without validation_split or folds: nothing is divided" in caplog.text
+    assert len(loader.samples) == 203

@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import multiprocessing
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -377,3 +379,34 @@ def test_a_batch_is_counted_after_collation(collate_fn: Any, sizes: list[int], w
     stream = loader.iter_steps(0)
     assert [next(stream).size for _ in range(5)] == sizes
     stream.close()
+
+
+class Stored(Dataset):
+    """Sample i is byte i of a file, which is opened at once or when it is first read."""
+
+    def __init__(self, path: Path, at_once: bool) -> None:
+        self.path = path
+        self.file = open(path, "rb") if at_once else None  # noqa: SIM115
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, index: int) -> int:
+        if self.file is None:
+            self.file = open(self.path, "rb")  # noqa: SIM115
+        self.file.seek(index)
+        return self.file.read(1)[0]
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="an open file cannot be sent to a worker")
+@pytest.mark.parametrize("at_once, workers, warns", [(True, 1, True), (True, 0, False), (False, 1, False)])
+def test_a_file_that_workers_share_is_named(
+    at_once: bool, workers: int, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bytes").write_bytes(bytes(range(N)))
+    dataset = Stored(tmp_path / "bytes", at_once)
+    loader = BaseDataLoader(dataset, BATCH, shuffle=False, num_workers=workers)
+    assert torch.cat(list(loader)).tolist() == list(range(N))
+    if dataset.file is not None:
+        dataset.file.close()
+    assert caplog.text.count("dataset.file is open in all workers, which move its position") == int(warns)

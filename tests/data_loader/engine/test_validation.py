@@ -7,7 +7,6 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from data_loader import BaseDataLoader
-from data_loader.engine.facts import class_facts
 from utils.errors import UsageError
 
 
@@ -203,7 +202,9 @@ def test_class_counts_are_those_of_the_training_samples() -> None:
 
 
 def test_class_counts_include_classes_without_a_sample() -> None:
-    assert class_facts(["a", "b", "c"], torch.tensor([1, 1, 0]))["class_counts"] == [1, 2, 0]
+    dataset = TensorDataset(torch.zeros(3), torch.tensor([1, 1, 0]))
+    dataset.classes = ["a", "b", "c"]  # type: ignore[attr-defined]
+    assert BaseDataLoader(dataset, 2).facts["class_counts"] == [1, 2, 0]
 
 
 def test_a_sample_is_called_by_its_number_if_the_names_are_those_of_classes() -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import logger.writer
 from logger.writer import Writer
 from tests.tiny import Tiny, tiny
+from tests.trainer.parallel.ranks import on_ranks, trained
 from trainer.callbacks import confusion_matrix, per_class_accuracy, pr_curves
 from utils.config.files import ConfigError
 from utils.errors import UsageError
@@ -19,10 +21,8 @@ __all__ = ["tiny"]
 TRAIN = ("logger=[Album]", "data_loader.args.validation_split=100", "trainer.epochs=2")
 
 
-@pytest.fixture
-def kept(monkeypatch):
-    """The writer `Album`; what it was given, as (what, name, step, value)."""
-    given = []
+def album(given: list[tuple[str, str, int, Any]]) -> type[Writer]:
+    """A writer that adds what it gets to `given`, as (what, name, step, value)."""
 
     class Album(Writer):
         def image(self, name, picture, step):
@@ -42,7 +42,14 @@ def kept(monkeypatch):
         def scalars(self, step, epoch, split, values):
             given.append(("scalars", split, step, dict(values)))
 
-    monkeypatch.setattr(logger.writer, "Album", Album, raising=False)
+    return Album
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """What the writer `Album` was given."""
+    given: list[tuple[str, str, int, Any]] = []
+    monkeypatch.setattr(logger.writer, "Album", album(given), raising=False)
     return given
 
 
@@ -220,6 +227,71 @@ def test_the_profile_is_a_trace(tiny: Tiny, kept) -> None:
     [(step, table)] = only(kept, "text", "train/profile")
     assert step == 5
     assert "Self CPU" in table
+
+
+# -- over ranks -------------------------------------------------------------------------------------------------------
+
+
+FIGURES = (
+    "callbacks=[ConfusionMatrix, PerClassAccuracy, PRCurves, {type: Mistakes, args: {samples: 4}}, "
+    "{type: Predictions, args: {samples: 14}}, {type: Embeddings, args: {samples: 60}}, "
+    "{type: Histograms, args: {every: 2}}]"
+)
+
+
+def shown(keys: list[str]) -> list[tuple[str, str, int, Any]]:
+    """What a run gives its writer."""
+    given: list[tuple[str, str, int, Any]] = []
+
+    def attach(trainer: Any) -> None:
+        if trainer.rank == 0:
+            trainer.reporter.writers = [album(given)()]
+
+    trained(keys, change=attach)
+    return [(what, name, step, plain(value)) for what, name, step, value in given]
+
+
+def plain(value: Any) -> Any:
+    """Without tensors, which do not go through a pipe."""
+    if isinstance(value, tuple):
+        return [plain(part) for part in value]
+    return value.numpy() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.slow
+def test_two_ranks_show_what_one_shows() -> None:
+    pytest.importorskip("matplotlib", reason="the extra plots")
+    keys = [FIGURES, "trainer.max_steps=4", "optimizer.args.lr=0.02"]
+    alone = shown(keys)
+    both, nothing = on_ranks(2, shown, keys)
+    assert nothing == []
+    assert [entry[:3] for entry in both] == [entry[:3] for entry in alone]
+    assert {name.split("/")[0] for _, name, *_ in alone} == {"valid", "embeddings", "weights", "gradients", "train"}
+    for (what, name, _, one), (*_, two) in zip(alone, both, strict=True):
+        if what == "scalars":
+            assert two == pytest.approx(one, rel=1e-4), name
+        elif what == "embedding":
+            assert two[1] == one[1]
+            np.testing.assert_allclose(two[0], one[0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(two[2], one[2])
+        else:  # pictures, pixel by pixel: counts and percentages are in them as text
+            np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_embeddings_with_a_compiled_model(tiny: Tiny, kept, monkeypatch) -> None:
+    """The backend that compiles nothing: what it records is what matters here."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: real(model, backend="eager"))
+    callbacks = "callbacks=[{type: Embeddings, args: {samples: 40}}]"
+    tiny.train(*TRAIN, callbacks, run="plain")
+    plain = only(kept, "embedding", "embeddings")
+    kept.clear()
+    tiny.train(*TRAIN, callbacks, "trainer.compile=true", run="compiled")
+    compiled = only(kept, "embedding", "embeddings")
+    assert [step for step, _ in plain] == [step for step, _ in compiled] == [6, 12]
+    for (_, (a, *_)), (_, (b, *_)) in zip(plain, compiled, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 # -- together ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,10 @@ from torch import nn
 
 import model.loss
 import model.model
+import trainer.trainer
 from tests.tiny import tiny
+from trainer import Trainer
+from trainer.engine.loss import Loss
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]
@@ -230,6 +233,32 @@ def test_fp16_that_finds_its_scale_does_not(tiny):
 def test_optimizers_that_need_another_loop(tiny, optimizer, message):
     with pytest.raises(UsageError, match=message):
         tiny.build(f"optimizer={{type: {optimizer}}}")
+
+
+def test_a_trainer_of_ones_own_may_call_the_optimizer_with_a_closure(tiny, monkeypatch):
+    class Closures(Trainer):
+        pass
+
+    monkeypatch.setattr(trainer.trainer, "Closures", Closures, raising=False)
+    assert type(tiny.build("optimizer=LBFGS", "trainer.type=Closures").optimizer).__name__ == "LBFGS"
+
+
+def test_binary_losses_that_do_not_fit(tiny):
+    one = "arch={type: MLP, args: {in_features: 64, num_classes: 1}}"
+    with pytest.raises(UsageError, match=r"outputs are \[28, 1\], the targets \[28\].*outputs.squeeze\(1\)"):
+        tiny.train(one, "loss=BCEWithLogitsLoss", "metrics=[]")
+    with pytest.raises(UsageError, match=r"outputs are \[28, 10\], the targets \[28\].*for class labels give"):
+        tiny.train("loss=BCEWithLogitsLoss")
+    mixed = "data_loader.args.batch_transforms=[MixUp]"
+    with pytest.raises(UsageError, match=r"BCEWithLogitsLoss takes the probabilities .* not the labels of a val"):
+        tiny.train("loss=BCEWithLogitsLoss", mixed)
+
+
+def test_a_loss_of_three_parts():
+    a, b, c = torch.eye(3)
+    loss = nn.TripletMarginLoss()
+    assert Loss(loss, torch.device("cpu"))(a, b, c) == loss(a, b, c)
+    assert Loss(loss, torch.device("cpu"))(a, positive=b, negative=c) == loss(a, b, c)
 
 
 def test_no_trainable_parameter(tiny, monkeypatch):

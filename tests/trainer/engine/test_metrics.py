@@ -240,3 +240,12 @@ def test_arguments_of_a_metric(tiny):
     done = tiny.train("metrics=[{type: top_k_acc, args: {k: 10}}]")
     assert {point["top_k_acc"] for point in tiny.points("train")} == {1.0}
     assert done.evaluate(done.valid_data_loader)["top_k_acc"] == 1.0
+
+
+@pytest.mark.parametrize("targets", [{"a": torch.zeros(5), "b": torch.zeros(5)}, (torch.zeros(5), torch.zeros(5))])
+@pytest.mark.parametrize("outputs", [torch.zeros(5, 2), {"a": torch.zeros(5, 2), "b": torch.zeros(5)}])
+def test_a_value_per_sample_of_several_targets(targets, outputs):
+    """The batch has five samples, not two."""
+    values = {"one": lambda o, t: torch.ones(5), "two": lambda o, t: {"x": torch.ones(5), "y": torch.ones(3)}}
+    found = Metrics(list(values.values()), torch.device("cpu"), list(values))(outputs, targets)
+    assert list(found) == ["one", "two_x", "two_y_0", "two_y_1", "two_y_2"]

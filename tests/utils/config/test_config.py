@@ -13,6 +13,7 @@ from tests.house import GOOD, house  # noqa: F401
 from utils import cli
 from utils.config import Config, ConfigError, load
 from utils.config.files import nearest, parse
+from utils.errors import UsageError
 
 
 def value_of(text: str) -> Any:
@@ -228,7 +229,7 @@ def test_a_checkpoints_config(house: Path) -> None:  # noqa: F811
     """A mapping stands for a file."""
     data = load(["x.yaml"]).to_dict()
     assert load([data], ["seed=9"]).to_dict() == {**data, "seed": 9}
-    with pytest.raises(ConfigError, match=r"the checkpoint's config: trainer\.epohs: unknown key 'epohs'"):
+    with pytest.raises(ConfigError, match=r"the config: trainer\.epohs: unknown key 'epohs'"):
         load([{**data, "trainer": {"epohs": 3, "epochs": 3}}])
 
 
@@ -436,3 +437,21 @@ def test_help(capsys: pytest.CaptureFixture) -> None:
         arguments("--help")
     assert stop.value.code == 0
     assert "short for optimizer.args.lr=X" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "message, located",
+    [
+        ("data_loader: batch_size is 0; give 1", "x.yaml:9: data_loader.args.batch_size: batch_size is 0; give 1"),
+        ("data_loader: no files", "x.yaml:5: data_loader: no files"),
+        ("trainer.accumulate: too many", "x.yaml:16: trainer.accumulate: too many"),
+        ("metrics.0: no", "x.yaml:15: metrics.0: no"),
+        ("-r saved/x: no such run", "-r saved/x: no such run"),
+    ],
+)
+def test_an_error_that_begins_with_a_key_gets_its_line(house: Path, message: str, located: str) -> None:  # noqa: F811
+    config = load(["x.yaml"])
+    with pytest.raises(UsageError) as error, config.located():
+        raise UsageError(message)
+    assert str(error.value) == located
+    assert config.tree.located("no such file", ("arch",)) == "x.yaml:2: arch: no such file"

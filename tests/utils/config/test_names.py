@@ -11,6 +11,7 @@ from torch import nn
 
 from tests.house import house  # noqa: F401
 from utils.config import Config, ConfigError, load, names
+from utils.config.sections import SECTIONS
 
 
 def write(house: Path, name: str, text: str) -> None:  # noqa: F811
@@ -185,11 +186,11 @@ UNFIT = [
 
 @pytest.mark.parametrize("section, text, why", UNFIT)
 def test_a_definition_that_does_not_fit_says_why(house: Path, section: str, text: str, why: str) -> None:  # noqa: F811
-    room = names.SECTIONS[section].rooms[0]
+    room = SECTIONS[section].rooms[0]
     write(house, f"{room}/mine.py", text)
     key = {"metrics": "metrics=[Mine]", "callbacks": "callbacks=[Mine]"}.get(section, f"{section}.type=Mine")
     line = text.count("\n", 0, text.index("Mine")) + 1
-    expected = names.SECTIONS[section].expected
+    expected = SECTIONS[section].expected
     assert f"'Mine' in {room}/mine.py:{line} does not fit: {why}; expected {expected}" in problem(key)
 
 
@@ -232,14 +233,14 @@ BUILT = [
 
 @pytest.mark.parametrize("section, text, kind", BUILT)
 def test_what_a_function_builds_is_checked(house: Path, section: str, text: str, kind: str) -> None:  # noqa: F811
-    write(house, f"{names.SECTIONS[section].rooms[0]}/mine.py", text)
+    write(house, f"{SECTIONS[section].rooms[0]}/mine.py", text)
     key = {"callbacks": "callbacks=[Mine]", "arch": "arch=Mine", "lr_scheduler": "lr_scheduler=Mine"}
     made = config(key.get(section, f"{section}.type=Mine"))
-    given: list[Any] = [[]] if names.SECTIONS[section].first else []
+    given: list[Any] = [[]] if SECTIONS[section].first else []
     with pytest.raises(ConfigError) as error:
         made.build(section, *given)
     built = "null" if kind == "null" else f"an object of type {kind}"
-    assert str(error.value).endswith(f"Mine: it built {built}; expected {names.SECTIONS[section].expected}")
+    assert str(error.value).endswith(f"Mine: it built {built}; expected {SECTIONS[section].expected}")
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.config.schema import describe
+from utils.config.messages import describe
 from utils.config.values import Misfit, convert
 
 

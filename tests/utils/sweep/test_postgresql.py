@@ -93,7 +93,9 @@ def test_a_database_that_is_gone(database: str, tmp_path: Path) -> None:
     house = Sweeps(tmp_path, tiny(trainer__monitor="min val_loss"))
     (house.folder / "s.yaml").write_text(SPACE.replace("SAMPLER", "random"))
     gone = database.replace("?host=", "?host=/nowhere")
-    result = house.new("-s", "s.yaml", "--trials", "2", "--storage", gone, code=3)
-    assert "stopped: the database of --storage cannot be used: OperationalError: " in result.text
+    result = house.new("-s", "s.yaml", "--trials", "2", "--storage", gone, code=2)
+    assert "error: the database of --storage does not answer: " in result.text
+    assert not (house.folder / "saved").exists()
+    house.new("-s", "s.yaml", "--trials", "1", "--storage", database)
     result = house.sweep("-r", "saved/t/s", code=2)
     assert "in a database; give --storage URL again" in result.text

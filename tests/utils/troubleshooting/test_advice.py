@@ -11,11 +11,13 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from tests.tiny import CONFIG
@@ -42,6 +44,33 @@ class Net(nn.Module):
 class NoReturn(nn.Module):
     def forward(self, x):
         x + 1
+
+
+class FourSizes(nn.Module):
+    def forward(self, x):
+        b, c, h, w = x.shape
+        return x.reshape(b, c * h * w)
+
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def three_parts():
+    batch = [X(1), X(1), X(1)]
+    inputs, targets = batch
+    return inputs, targets
+
+
+def item_first():
+    number: Any = X(1).item()
+    number.backward()
+
+
+def tensor_for_channels():
+    channels: Any = X(2)
+    nn.Conv2d(channels, 8, 3)
 
 
 class NoSuper(nn.Module):
@@ -118,6 +147,10 @@ FAILURES = {
         "[4, 9, 8, 3] have their 3 channels last",
         "permute(0, 3, 1, 2)",
     ),
+    "no channels": (net(nn.Conv2d(1, 8, 3), 8, 28, 28), "channels is missing", "x.unsqueeze(1)"),
+    "a shortcut": (net(lambda x: x + X(1, 16, 4, 4), 1, 8, 4, 4), "one has 8 and the other 16", "1x1 convolution"),
+    "softmax": (net(nn.Softmax(dim=2), 4, 10), "no dimension 2: it must be in [-2, 1]", "dim=1"),
+    "three means": (lambda: X(1, 8, 8).sub_(X(3, 1, 1)), "three means for grayscale", "Normalize((0.5,), (0.5,))"),
     "dimensions": (
         net(nn.Conv2d(1, 8, 3), 4, 8),
         "conv2d expects 4D input: [batch, channels, ...]; here it is [4, 8]",
@@ -166,6 +199,13 @@ FAILURES = {
         "outputs are [4, 1] and targets [4]",
         "squeeze(1)",
     ),
+    "bce shapes of probabilities": (
+        loss(F.binary_cross_entropy, X(4, 1), X(4)),
+        "outputs are [4, 1] and targets [4]",
+        "squeeze(1)",
+    ),
+    "one-hot": (loss(F.cross_entropy, X(64, 10), F.one_hot(LABELS, 10)), "class numbers [B]", "targets.argmax(1)"),
+    "labels are names": (loss(F.cross_entropy, X(1, 2), ("cat",)), "targets are a tuple", "class_names.index(name)"),
     "label too large": (
         loss(F.cross_entropy, X(64, 10), LABELS + 10),
         "a label is 10, but the model has 10 outputs or fewer",
@@ -203,6 +243,17 @@ FAILURES = {
         "trainer.precision=bf16",
     ),
     "embedding of floats": (net(nn.Embedding(5, 2), 4), "looks up integers, but these are Float", "tensor.long()"),
+    "three of two": (three_parts, "2 values were expected", "def unpack(self, batch)"),
+    "three sizes": (lambda: FourSizes()(X(2, 3, 4)), "4 values were expected on that line", "x.shape"),
+    "one sequence": (net(nn.Conv1d(1, 4, 3), 1, 8, 100), "its input has 8", "in_channels=8"),
+    "the key of a dict batch": (lambda: Flat()("image"), "takes the keys", "def unpack(self, batch)"),
+    "a key to a layer": (lambda: Net(nn.Linear(4, 2))("image"), "takes the keys", "def unpack(self, batch)"),
+    "a key to a convolution": (lambda: Net(nn.Conv2d(1, 2, 3))("image"), "takes the keys", "def unpack(self, batch)"),
+    "strings": (lambda: torch.tensor(["a"]), "cannot hold strings", "class_names.index(name)"),
+    "objects": (lambda: torch.from_numpy(np.array([1, "a"], object)), "not numeric", "df.dtypes"),
+    "ragged": (lambda: torch.tensor([[1, 2], [3]]), "different lengths, 2 and 1", "pad_sequence"),
+    "PIL images": (lambda: torch.utils.data.default_collate([Image.new("L", (2, 2))]), "PIL image", "ToTensor()"),
+    "returns None": (lambda: torch.utils.data.default_collate([None]), "__getitem__ returned None", "`return`"),
     "embedding index": (
         lambda: Net(nn.Embedding(5, 2))(torch.tensor([5])),
         "a row that it does not have",
@@ -224,6 +275,7 @@ FAILURES = {
     "no scalar": (lambda: X(3, requires_grad=True).exp().backward(), "starts from one number", "loss.mean()"),
     "integer parameter": (lambda: nn.Parameter(LABELS), "made from integers", "floating-point"),
     "no gradient": (lambda: X(3).sum().backward(), "does not depend on any weight", "requires_grad"),
+    "item before backward": (item_first, "a plain number", "keep the tensor"),
     "numpy of a gradient": (lambda: X(3, requires_grad=True).numpy(), "NumPy cannot hold", "detach().cpu().numpy()"),
     # of a model
     "no super().__init__()": (NoSuper, "before nn.Module is set up", "super().__init__()"),
@@ -369,6 +421,12 @@ def test_nothing_is_said_of_other_errors(error):
 def test_the_layer_decides():
     """Outside of a Linear layer, nothing is said of in_features."""
     assert "in_features" not in (advice(failure(lambda: F.linear(X(64, 128), X(10, 256)))) or "")
+
+
+def test_a_layer_whose_init_failed_is_named():
+    lines = advice(failure(tensor_for_channels)) or ""
+    assert "line" in lines.splitlines()[1]
+    assert "Conv2d" in lines.splitlines()[1]
 
 
 def test_where_it_happened():

@@ -1,4 +1,4 @@
-"""What callbacks share that evaluate with averaged weights: EMA and SWA."""
+"""What callbacks share that evaluate with averaged weights: EMA, SWA and ScheduleFree."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -6,11 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 
+from trainer.parallel import buffers
+from utils.errors import UsageError
+from utils.process.watchdog import heartbeat
+from utils.seed import mix, seed_all
 from utils.tensors import local, unwrap
 
 if TYPE_CHECKING:
     from trainer.engine.base_trainer import BaseTrainer
+
+STATISTICS_KEY = -7  # what the pass that updates batch norm draws
 
 
 class AveragedWeights:
@@ -65,6 +72,76 @@ class AveragedWeights:
             elif kept.device != weight.device:  # of a checkpoint
                 self.average[name] = kept.to(weight.device)
         return [local(self.average[name]) for name in weights], [local(weight) for weight in weights.values()]
+
+    @torch.no_grad()
+    def update_batch_norm(self, trainer: "BaseTrainer", steps: int | None, at: tuple[int, ...]) -> None:
+        """Add batch norm's statistics of the averaged weights over the steps that come next. All ranks must call it.
+
+        steps: None: an epoch. at: the position for the watchdog. Costs the forward passes of these steps.
+        """
+        norms = running_norms(trainer)
+        if not norms:
+            return
+        statistics = {
+            f"{name}.{key}".removeprefix("."): t for name, module in norms.items() for key, t in module.named_buffers()
+        }
+        changed = list(unwrap(trainer.model).buffers())  # spectral norm and others change theirs, too
+        kept = [t.clone() for t in changed]
+        with self.swapped(trainer), _cumulative(norms):
+            seed_all(mix(trainer.seed, trainer.step, STATISTICS_KEY, trainer.rank))
+            for inputs in _next_inputs(trainer, steps or trainer.steps_per_epoch, at):
+                with trainer.autocast():
+                    trainer.predict_step(inputs)
+            if trainer.world_size > 1:
+                buffers.average_tensors([t for t in statistics.values() if t.is_floating_point()])
+            self.average |= {name: t.clone() for name, t in statistics.items()}
+            trainer.parallel.after_evaluation()  # what was gathered of sharded weights is of the averaged ones
+        for t, before in zip(changed, kept, strict=True):
+            t.copy_(before)
+
+
+def check_batch_norm(trainer: "BaseTrainer", name: str) -> None:
+    """Raise UsageError where `update_batch_norm` could not call the model. name: of the callback."""
+    if trainer.calls_parts and running_norms(trainer):
+        raise UsageError(
+            f"callbacks: {name} computes batch norm's statistics by predict_step, but {type(trainer).__name__} calls "
+            f"parts of the model on their own; use EMA, which averages the statistics"
+        )
+
+
+def running_norms(trainer: "BaseTrainer") -> dict[str, _NormBase]:
+    """Batch norm with running statistics; not frozen ones, which are in eval mode while the model trains."""
+    modules = unwrap(trainer.model).named_modules()
+    return {name: m for name, m in modules if isinstance(m, _NormBase) and m.track_running_stats and m.training}
+
+
+def _next_inputs(trainer: "BaseTrainer", steps: int, at: tuple[int, ...]) -> Iterator[Any]:
+    """The inputs of the steps that come next, which follow from the step alone."""
+    loader = trainer.data_loader
+    stream = loader.iter_steps(trainer.step)
+    try:
+        for i in range(steps * loader.sampler.accumulate):
+            heartbeat(f"batch {i + 1} of batch norm's statistics after step {trainer.step}", *at, i)
+            batch = next(stream)
+            if batch.size:
+                data = trainer.unpack(batch.data)
+                yield trainer.inputs_of(data)
+    finally:
+        stream.close()
+
+
+@contextmanager
+def _cumulative(norms: Mapping[str, _NormBase]) -> Iterator[None]:
+    """Within this, running statistics begin anew, and are the mean over all batches, as in swa_utils.update_bn."""
+    momenta = {module: module.momentum for module in norms.values()}
+    for module in momenta:
+        module.reset_running_stats()
+        module.momentum = None
+    try:
+        yield
+    finally:
+        for module, momentum in momenta.items():
+            module.momentum = momentum
 
 
 def _tensors(trainer: "BaseTrainer") -> dict[str, Tensor]:

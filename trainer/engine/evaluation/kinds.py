@@ -45,14 +45,15 @@ def task_of(kind: Name) -> Literal["classes", "labels", "values"]:
 
 
 def kind_of(loss: str, outputs: Tensor, num_classes: int | None) -> Kind:
-    """By the loss of the config, and by a look at the outputs of a batch, [B, C] or [B]. num_classes: of the data.
+    """By the loss of the config, and by a look at the outputs of a batch: [B], [B, C], or [B, C, H, W] of each pixel.
 
-    Raises UsageError for outputs that are not one row for each sample.
+    num_classes: of the data. Raises UsageError for outputs of any other shape.
     """
-    if outputs.dim() not in (1, 2):
+    if outputs.dim() not in (1, 2, 4):
         raise UsageError(
-            f"the outputs of the model are {list(outputs.shape)} for a batch of {len(outputs)}; only one row for each "
-            f"sample, [B] or [B, C], can be written as a table. Call load_model(RUN) from Python for others"
+            f"the outputs of the model are {list(outputs.shape)} for a batch of {len(outputs)}; predictions are one "
+            f"row for each sample, [B] or [B, C], or one mask for each image, [B, C, H, W]. Call load_model(RUN) from "
+            f"Python for others"
         )
     known = OF_LOSS.get(loss)
     by_look = _by_look(outputs)
@@ -66,16 +67,16 @@ def kind_of(loss: str, outputs: Tensor, num_classes: int | None) -> Kind:
         return Kind(known, f"loss: {loss}")
     if by_look is not None:
         return Kind(by_look, "each row adds up to 1" + (", as e to its power" if by_look != "probabilities" else ""))
-    if num_classes and outputs.dim() == 2 and outputs.shape[1] == num_classes:
+    if num_classes and outputs.dim() > 1 and outputs.shape[1] == num_classes:
         return Kind("logits", f"one for each of {num_classes} classes; loss: {loss} does not say")
     return Kind("values", f"loss: {loss} does not say, and there are no classes")
 
 
 def _by_look(outputs: Tensor) -> Name | None:
-    """Probabilities and log-probabilities [B, C] can be seen; None for anything else."""
-    if outputs.dim() != 2 or outputs.shape[1] < 2:
+    """Probabilities and log-probabilities [B, C, ...] can be seen; None for anything else."""
+    if outputs.dim() < 2 or outputs.shape[1] < 2:
         return None
-    x = outputs.double()
+    x = _precise(outputs)
     if bool((x >= 0).all()) and bool(((x.sum(dim=1) - 1).abs() < NEAR).all()):
         return "probabilities"
     if bool((x <= 0).all()) and bool(((x.exp().sum(dim=1) - 1).abs() < NEAR).all()):
@@ -83,9 +84,14 @@ def _by_look(outputs: Tensor) -> Name | None:
     return None
 
 
+def _precise(outputs: Tensor) -> Tensor:
+    """float64 for rows on the CPU; else float32: pixels are many, GPUs are slow at more, and MPS has no more."""
+    return outputs.double() if outputs.device.type == "cpu" and outputs.dim() <= 2 else outputs.float()
+
+
 def probabilities(kind: Name, outputs: Tensor) -> Tensor:
-    """float64, of the same shape; values stay as they are."""
-    x = outputs.double()
+    """Of the same shape, as precise as the device has it at no cost; values stay as they are."""
+    x = _precise(outputs)
     if kind == "logits":
         return x.softmax(dim=1)
     if kind == "log-probabilities":
@@ -97,7 +103,7 @@ def average(kind: Name, each: list[Tensor], weights: list[float], of_logits: boo
     """The weighted mean of probabilities (or values); or of their logits, as probabilities. weights: sum to 1."""
     if not of_logits or kind == "values":
         return sum(x * weight for x, weight in zip(each, weights, strict=True))  # type: ignore[return-value]
-    tiny = torch.finfo(torch.float64).tiny
+    numbers = torch.finfo(each[0].dtype)
     if task_of(kind) == "labels":
-        return sum(x.logit(1e-12) * w for x, w in zip(each, weights, strict=True)).sigmoid()  # type: ignore[union-attr]
-    return sum(x.clamp(min=tiny).log() * w for x, w in zip(each, weights, strict=True)).softmax(dim=1)  # type: ignore[union-attr]
+        return sum(x.logit(max(1e-12, numbers.eps)) * w for x, w in zip(each, weights, strict=True)).sigmoid()  # type: ignore[union-attr]
+    return sum(x.clamp(min=numbers.tiny).log() * w for x, w in zip(each, weights, strict=True)).softmax(dim=1)  # type: ignore[union-attr]

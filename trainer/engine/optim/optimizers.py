@@ -20,6 +20,18 @@ def build_optimizer(config: Any, model: nn.Module, criterion: Any = None) -> Opt
     It gets frozen parameters too, and leaves them alone while they have no gradient: a callback may unfreeze them. The
     parameters of the criterion are trained with those of the model. Raises UsageError where it cannot train them.
     """
+    built = _built(config, model, criterion)
+    for optimizer in built.values() if isinstance(built, dict) else [built]:
+        two = hasattr(optimizer, "train") and hasattr(optimizer, "eval")  # as those of schedulefree
+        if two and all(part.type != "ScheduleFree" for part in config.run.callbacks):
+            raise UsageError(
+                f"optimizer: {type(optimizer).__name__} has other weights for evaluation than for training; add "
+                f"callbacks: [ScheduleFree], which evaluates and saves them"
+            )
+    return built
+
+
+def _built(config: Any, model: nn.Module, criterion: Any) -> Optimizer | dict[str, Optimizer]:
     spec = config.run.optimizer
     device = next((p.device for p in model.parameters()), None)
     of_loss = list(criterion.to(device).parameters()) if isinstance(criterion, nn.Module) else []
@@ -47,7 +59,7 @@ def _of_criterion(criterion: Any) -> list[tuple[str, nn.Parameter]]:
 def _build(config: Any, part: Any, module: nn.Module, parameters: Named, key: str) -> Optimizer:
     """`fused: true` where the optimizer has it and the config does not choose: less than half the time per step."""
     named = config.resolve("optimizer", part)
-    _check(part.type, named, module)
+    _check(part.type, named, module, config.run.trainer.type)
     chosen = {"fused", "foreach", "differentiable", "capturable"} & part.args.keys()
     only = strategy(config.run.trainer).fused_optimizers
     has_kernel = part.type != "Adagrad" and (only is None or part.type in only)  # Adagrad's is for the CPU only
@@ -68,12 +80,12 @@ def _build(config: Any, part: Any, module: nn.Module, parameters: Named, key: st
     return optimizer
 
 
-def _check(name: str, named: Any, module: nn.Module) -> None:
+def _check(name: str, named: Any, module: nn.Module, trainer: str) -> None:
     step = inspect.signature(named.step).parameters if hasattr(named, "step") else {}
-    if "closure" in step and step["closure"].default is inspect.Parameter.empty:
+    if "closure" in step and step["closure"].default is inspect.Parameter.empty and trainer == "Trainer":
         raise UsageError(
             f"optimizer: {name} evaluates the model several times per step (step(closure)), and train_step does so "
-            f"once; use another optimizer, such as AdamW"
+            f"once; use another optimizer, such as AdamW, or a trainer whose train_step calls optimizer.step(closure)"
         )
     other = [key for key, p in module.named_parameters() if p.dim() != 2]
     if name == "Muon" and other:

@@ -37,6 +37,11 @@ def _build(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -
     steps = total_steps(options, steps_per_epoch)
     named = config.resolve("lr_scheduler", part)
     parameters = inspect.signature(named).parameters
+    if "lr_lambda" in parameters and parameters["lr_lambda"].default is inspect.Parameter.empty:
+        raise UsageError(
+            f"lr_scheduler: {part.type} needs a function, which a config cannot hold; define a function of (optimizer) "
+            f"in trainer/optim.py that returns {part.type}(optimizer, ...), and name that"
+        )
     per_step = part.interval == "step" if part.interval else "total_steps" in parameters
     length = steps if per_step else -(-steps // steps_per_epoch)
     given: dict[str, Any] = {
@@ -58,8 +63,7 @@ def _build(config: Any, part: Any, optimizer: Optimizer, steps_per_epoch: int) -
 
 
 def _per_group(args: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """The learning rates of OneCycleLR and CyclicLR, which are for all groups alike, scaled like those of "
-    "the groups."""
+    """The learning rates that OneCycleLR and CyclicLR have for all groups alike, scaled as those of the groups are."""
     lr = optimizer.defaults.get("lr")
     rates = [group["lr"] for group in optimizer.param_groups]
     if not lr or all(rate == lr for rate in rates):

@@ -13,7 +13,7 @@ from trainer.parallel import strategy
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Whatever `choose` switches within this is as before at its end: two runs in one process do not interfere."""
+    """Restores at its end what `choose` has switched, so that two runs in one process do not interfere."""
     cudnn, matmul, cuda = torch.backends.cudnn, torch.backends.cuda.matmul, torch.cuda.is_available()
     deterministic, flushed, threads = _deterministic(), _flushes_denormals(), torch.get_num_threads()
     switches = [matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark] if cuda else []

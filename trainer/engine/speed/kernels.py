@@ -1,9 +1,10 @@
-"""Plain torch for each shortcut of torch_internals.py: used where that file is deleted, or torch has changed."""
+"""Backward, norms and optimizers in plain torch, and by the shortcuts of torch_internals.py where that file works."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 def backward(loss: Tensor) -> None:
@@ -18,6 +19,21 @@ def total_norm(tensors: Sequence[Tensor]) -> float:
 def fast_optimizer(optimizer: type) -> type:
     """A class whose objects do what those of `optimizer` do, bit for bit, in less time."""
     return optimizer
+
+
+@contextlib.contextmanager
+def not_fused(optimizer: Optimizer) -> Iterator[None]:
+    """Within this, the optimizer does not use fused kernels. Re-raises the current error if it uses none anyway."""
+    fused = [group for group in optimizer.param_groups if group.get("fused")]
+    if not fused:
+        raise
+    for options in fused:
+        options["fused"] = False
+    try:
+        yield
+    finally:
+        for options in fused:
+            options["fused"] = True
 
 
 with contextlib.suppress(ImportError, AttributeError):

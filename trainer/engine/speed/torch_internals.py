@@ -1,9 +1,9 @@
 """Shortcuts through torch's Python, bit for bit what torch does: for small models, half of a step.
 
-This leans on private names of torch 2.10 to 2.15, and only where they look as expected; elsewhere torch goes its own
-way. Delete this file, and it does so everywhere (kernels.py).
+This leans on private names of torch 2.10 to 2.15, and only where they look as expected; elsewhere torch's own
+code runs. Delete this file, and it runs everywhere (kernels.py).
 
-- Optimizers import torch._dynamo, which takes a second and serves torch.compile only: `fast_optimizer` spares it.
+- Optimizers import torch._dynamo, which takes a second and serves torch.compile only: `fast_optimizer` avoids it.
 - Adam's Python around its fused kernel takes three times as long as the kernel: `Adam` and `AdamW` call it at once.
 - Tensor.backward takes a tenth of the backward pass of a small model before it starts: `backward` calls the engine.
 - nn.utils.get_total_norm stacks the norms, for which small models wait longer than for the norms: `total_norm`.

@@ -172,7 +172,8 @@ def _run_line(trainer: "BaseTrainer") -> str:
     text = f"on {device}{ranks}: {trainer.data_loader.sampler.n:,} samples for training"
     loaders = by_name(trainer.valid_data_loader)
     if loaders:
-        text += ", " + " and ".join(f"{loader.sampler.n:,}" for loader in loaders.values()) + " for validation"
+        counts = [f"{loader.sampler.n:,}" + (f" ({name})" if name else "") for name, loader in loaders.items()]
+        text += f", {' and '.join(counts)} for validation"
     if classes := trainer.config.facts.get("num_classes"):
         text += f", {classes} classes"
     return f"{text}  {trainer.steps_per_epoch:,} steps per epoch, {trainer.max_steps:,} in all"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data_loader.engine.images import image_files
 from data_loader.engine.images.image_files import Folders, find_class_folders, place
 from utils.errors import DataError, UsageError
 
@@ -87,6 +88,14 @@ def test_what_is_left_out_is_reported_in_one_line(tmp_path: Path, caplog: pytest
         f"left out: 4 no images (2 .txt, 1 without suffix, 1 .xml); 1 in {tmp_path.name}/, outside of its class "
         f"folders; 4 hidden, or of the system; 1 links to nothing"
     ]
+
+
+def test_what_the_installed_pillow_reads_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a/1.jfif", "a/2.webp", "a/3.AVIF", "a/4.heic", "a/5.pdf")
+    monkeypatch.setattr(image_files, "_read_by_pillow", lambda: {".webp", ".avif", ".pdf"})
+    assert names(tmp_path, find(tmp_path).samples) == [("a/1.jfif", 0), ("a/2.webp", 0), ("a/3.AVIF", 0)]
+    monkeypatch.undo()
+    assert {".webp", ".jp2"} <= image_files._read_by_pillow()
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:

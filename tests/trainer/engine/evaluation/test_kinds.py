@@ -35,9 +35,26 @@ def test_kind(loss: str, outputs: Tensor, name: str, why: str) -> None:
     torch.testing.assert_close(probabilities(kind.name, outputs), expected[name].double(), atol=1e-6, rtol=0)
 
 
-def test_outputs_that_are_no_rows() -> None:
-    with pytest.raises(UsageError, match=r"outputs of the model are \[2, 3, 4, 4\] for a batch of 2; only one row"):
-        kind_of("cross_entropy", torch.zeros(2, 3, 4, 4), 3)
+def test_each_pixel() -> None:
+    """Pixels are many: float32."""
+    logits = LOGITS[:, :, None, None].expand(2, 3, 4, 5)
+    assert kind_of("cross_entropy", logits, 3).name == "logits"
+    assert kind_of("my_loss", logits, 3).name == "logits"
+    assert kind_of("my_loss", logits, None).name == "values"
+    found = probabilities("logits", logits)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found[:, :, 1, 2], LOGITS.softmax(1))
+    sure = torch.ones(1, 1, 2, 2)
+    assert average("logits per label", [sure, sure / 2], [0.5, 0.5], True).max() < 1
+    with pytest.raises(UsageError, match=r"outputs of the model are \[2, 3, 4\] for a batch of 2; predictions are one"):
+        kind_of("cross_entropy", torch.zeros(2, 3, 4), 3)
+
+
+def test_a_device_without_float64() -> None:
+    """MPS has none."""
+    logits = LOGITS.to("meta")
+    assert probabilities("logits", logits).dtype == torch.float32
+    assert probabilities("logits", LOGITS).dtype == torch.float64
 
 
 def test_average() -> None:

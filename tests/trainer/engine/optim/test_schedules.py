@@ -70,6 +70,11 @@ def test_plateau_without_a_monitor_is_refused(tiny):
         tiny.build("lr_scheduler=ReduceLROnPlateau")
 
 
+def test_a_function_cannot_be_in_a_config(tiny):
+    with pytest.raises(UsageError, match=r"LambdaLR needs a function, .* define a function of \(optimizer\) in"):
+        tiny.build("lr_scheduler={type: LambdaLR, args: {lr_lambda: '0.9**epoch'}}")
+
+
 def test_a_resume_continues_with_the_schedule(tiny):
     schedule = ["lr_scheduler=WarmupCosineLR", EVERY_STEP]
     tiny.train(*schedule, run="whole")

@@ -16,7 +16,7 @@ from utils import config as configs
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch.optim.optimizer import _use_grad_for_differentiable, register_optimiz
 
 from trainer.engine.speed import torch_internals
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "RMSprop"])
@@ -83,6 +83,7 @@ def test_what_is_not_torchs_stays_as_it_is() -> None:
         assert torch_internals._without_dynamo(function) is function
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.10, in dynamo itself
 def test_a_compiled_step_is_right() -> None:
     spared = fresh(torch.optim.SGD)

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from trainer.engine.evaluation.evaluator import evaluator, set_options
 from trainer.engine.evaluation.kinds import kind_of, probabilities
 from trainer.engine.evaluation.samples import Collector
 from trainer.engine.metrics import Sums
-from trainer.inference.columns import Columns
+from trainer.inference.columns import Columns, names_of, width_of
 from utils.errors import UsageError
 from utils.files import write_atomic
 from utils.run_folder import find_checkpoint
 
+TABLE, KNOWN = "oof.csv", ".oof.json"
+ROOT = Path(__file__).resolve().parents[2]
 CHUNK = 1024  # samples that metrics get at a time
 
 
@@ -61,7 +64,7 @@ class Fold:
 
 
 def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.device) -> dict[str, Any]:
-    """Write oof.csv of these runs, each with its fold, and return the values over all samples.
+    """Write oof.csv of these runs, each with its fold, and return the values over all samples. count: of all folds.
 
     Several runs of one fold, of different seeds, are averaged. A sample of the folds that are missing has no row.
     """
@@ -79,20 +82,40 @@ def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.devi
     mean = (total / torch.bincount(positions).reshape(shape)).float()
     targets, fold_of = targets[torch.from_numpy(first)], fold_of[first]
     values = folds[0].values(mean, targets)
-    write_atomic(folder / "oof.csv", _csv(folds[0], unique, fold_of, mean, targets).encode())
-    return {"values": values, "samples": len(unique), "folds": len(set(runs.values())), "of": count}
+    found = {"values": values, "samples": len(unique), "folds": len(set(runs.values())), "of": count, "table": None}
+    if mean.dim() <= 2:  # masks are no rows
+        found["table"] = TABLE
+        write_atomic(folder / TABLE, _csv(folds[0], unique, fold_of, mean, targets).encode())
+    write_atomic(folder / KNOWN, json.dumps({"of": _identity(runs), "found": found}).encode())
+    return found
+
+
+def known(folder: Path, runs: Mapping[Path, int]) -> dict[str, Any] | None:
+    """What `write` returned for the same checkpoints, if it did."""
+    try:
+        saved = json.loads((folder / KNOWN).read_bytes())
+    except (OSError, ValueError):
+        return None
+    found: dict[str, Any] = saved["found"]
+    there = found["table"] is None or (folder / TABLE).is_file()
+    return found if there and saved["of"] == _identity(runs) else None
+
+
+def _identity(runs: Mapping[Path, int]) -> list[list[Any]]:
+    """What the values depend on: the checkpoints and your code, as far as names, sizes and times can tell."""
+    files = [(find_checkpoint(str(run)), fold) for run, fold in runs.items()]
+    files += [(path, -1) for room in ("model", "data_loader") for path in sorted((ROOT / room).glob("*.py"))]
+    return [[list(path.parts[-3:]), fold, path.stat().st_size, path.stat().st_mtime_ns] for path, fold in files]
 
 
 def _csv(fold: Fold, indices: np.ndarray, fold_of: np.ndarray, outputs: Tensor, targets: Tensor) -> str:
     facts = fold.config.facts
-    named = facts.get("class_names") or facts.get("target_names")
-    names = None if named is None else [str(name) for name in named]
     kind = kind_of(fold.config.run.loss.type, outputs, facts.get("num_classes")).name
-    width = outputs.shape[1] if outputs.dim() == 2 and outputs.shape[1] > 1 else 0
+    width = width_of(outputs)
     if width == 0:
         outputs = outputs.reshape(-1)
     table = {"fold": [str(number) for number in fold_of], "target": [_target(t, facts) for t in targets]}
-    columns = Columns(None, True, kind, names, width, table, leading=("id", "fold", "target"))
+    columns = Columns(None, True, kind, names_of(facts), width, table, leading=("id", "fold", "target"))
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns.header)

@@ -1,0 +1,35 @@
+"""Paths as configs give them, and the files in a folder without those that systems hide between them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data_loader.engine.images.image_files import is_hidden, place
+from utils.errors import DataError
+
+__all__ = ["files_below", "is_hidden", "place"]
+
+
+def files_below(folder: str | Path, suffixes: Sequence[str]) -> list[str]:
+    """The files with these suffixes in a folder and those below it, by path. Links are followed, but not in a circle.
+
+    Raises DataError for a folder that cannot be read.
+    """
+    try:
+        return list(_below(str(folder), tuple(suffixes), frozenset()))
+    except OSError as e:
+        raise DataError(f"{e.filename or folder} cannot be read: {e.strerror or e}") from e
+
+
+def _below(folder: str, suffixes: tuple[str, ...], above: frozenset[str]) -> Iterator[str]:
+    """above: the real paths of the folders that this one is in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if is_hidden(entry.name):
+            continue
+        if os.path.isdir(entry.path):
+            yield from _below(entry.path, suffixes, above | {real})
+        elif entry.name.lower().endswith(suffixes):
+            yield entry.path

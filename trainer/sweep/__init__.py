@@ -1,1 +1,0 @@
-"""What sweep.py does with trained models."""
