@@ -29,6 +29,7 @@ import model.model
 from tests.trainer.checkpoint.harness import Child, House, config, same_end
 from trainer.checkpoint import writer
 from trainer.checkpoint.writer import Checkpoints
+from trainer.engine import stopping
 from trainer.engine.base_trainer import BaseTrainer
 
 BATCHES = 40  # an epoch
@@ -89,7 +90,7 @@ def watched(where: mmap.mmap) -> Callable[[], None]:
         phase(0, "step", BaseTrainer, "train")
         phase(0, "validation", BaseTrainer, "evaluate")
         phase(0, "copying the state", Checkpoints, "save")
-        phase(0, "the end", BaseTrainer, "_end")
+        phase(0, "the end", stopping, "stop")
         phase(1, "writing", torch, "save")
         phase(1, "reading back", writer, "verify")
         phase(1, "renaming", os, "replace")

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from data_loader.engine.images.image_files import readable
 from data_loader.engine.paths import place
 from data_loader.engine.texts.plain_text import shown
-from data_loader.engine.texts.text_files import read_unlabeled as read_texts
 from data_loader.engine.unlabeled import Unlabeled, row_names, unlabeled_files
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
@@ -64,6 +63,8 @@ def read_unlabeled(
             return datasets.Dataset.from_dict({inputs[0]: found.paths}, features=images), found
         if kind == "text" and len(inputs) == 1:
             texts = datasets.Features({inputs[0]: datasets.Value("string")})
+            from data_loader.engine.texts.text_files import read_unlabeled as read_texts  # may be deleted
+
             rows = read_texts(given, inputs[0], None, None, "utf-8")  # texts, .txt files, or folders of them
             found = Unlabeled(rows.places, [], {inputs[0]: rows.texts}, rows.bad)
             return datasets.Dataset.from_dict({inputs[0]: rows.texts}, features=texts), found

@@ -21,7 +21,7 @@ from data_loader.vision import ImageFolderDataLoader
 from tests.data_loader.batches import first, whole
 from utils.errors import DataError, SampleError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 SIZES = [(64, 48), (48, 64), (32, 32), (30, 20), (97, 61)]  # short sides of 48, 48, 32, 20, 61
 
 
