@@ -50,16 +50,16 @@ def on_ranks(world: int, function: Callable[..., Any], *args: Any, timeout: floa
         processes.append(process)
     results: list[Any] = []
     for pipe, process in zip(pipes, processes, strict=True):
+        found: Any = None
+        with contextlib.suppress(EOFError):  # it ended without a result
+            if pipe.poll(timeout):
+                found = (pipe.recv(),)  # before the process is joined: it may wait for a long result to be read
         process.join(timeout)
         if process.is_alive():
             process.kill()
             process.join()
-            results.append(f"killed: it did not end in {timeout} seconds")
-        else:
-            try:
-                results.append(pipe.recv() if pipe.poll() else process.exitcode)
-            except EOFError:  # it ended without a result
-                results.append(process.exitcode)
+            found = (f"killed: it did not end in {timeout} seconds",)
+        results.append(process.exitcode if found is None else found[0])
         pipe.close()
     return results
 
