@@ -261,7 +261,7 @@ def plain(value: Any) -> Any:
 @pytest.mark.slow
 def test_two_ranks_show_what_one_shows() -> None:
     pytest.importorskip("matplotlib", reason="the extra plots")
-    keys = [FIGURES, "trainer.max_steps=4", "optimizer.args.lr=0.02"]
+    keys = [FIGURES, "trainer.max_steps=4", "trainer.exact_ranks=true", "trainer.accumulate=2"]
     alone = shown(keys)
     both, nothing = on_ranks(2, shown, keys)
     assert nothing == []
