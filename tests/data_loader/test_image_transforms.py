@@ -248,7 +248,7 @@ def test_names_of_torchvision_mean_what_they_do_there(photos: Path) -> None:
     masked = {"image": tv_tensors.Image(image), "mask": tv_tensors.Mask(image[0])}
     cut = RandomResizedCrop(8, flip=0.5)(masked)
     assert cut["image"].shape[1:] == cut["mask"].shape == (8, 8)
-    with pytest.raises(UsageError, match="arguments of torchvision's transform, which needs degrees; add it, such as"):
+    with pytest.raises(UsageError, match="are of torchvision's transform, which needs degrees; add it, such as"):
         RandomAffine(scale=(0.9, 1.1))
 
 

@@ -238,6 +238,13 @@ class _Reader(dcp.FileSystemReader):
         return self.metadata
 
 
+def _memory_format(kind: Any, name: str) -> Any:
+    """A member of torch's enum of memory formats: Python 3.11.2, Debian's, pickles it as `getattr(kind, name)`."""
+    if kind is not metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
+        raise BrokenCheckpoint("its .metadata names builtins.getattr, and loading that could run code")
+    return kind[name]
+
+
 class _Plain(pickle.Unpickler):
     """Unpickles descriptions of tensors only: any pickle may name a function to be run."""
 
@@ -259,6 +266,8 @@ class _Plain(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if (module, name) not in self.KINDS:
             raise BrokenCheckpoint(f"its .metadata names {module}.{name}, and loading that could run code")
         return self.KINDS[module, name]

@@ -46,8 +46,10 @@ def test_files_and_their_values(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert mask_names(["x/a.jpg", "x/y/b.tif"]) == ["a.png", "y/b.png"]
-    assert mask_names(["x/a.jpg", "x/a.png", "x/c.png"]) == ["a.jpg.png", "a.png.png", "c.png"]
+    assert mask_names(["x/a.jpg", "x/a.png", "x/c.png"]) == ["a.jpg.png", "a.png.png", "c.png.png"]
     assert mask_names(["../p/a.jpg", "q/a.jpg", "q/a.jpg"])[1:] == [f"{Path.cwd().name}/q/a.png"] * 2
+    same = mask_names(["x/a.jpg", "x/a.png", "x/a.jpg.tif"])
+    assert len(set(same)) == 3, same
     assert palette()[:9] == [0, 0, 0, 128, 0, 0, 0, 128, 0]  # those of PASCAL VOC
     assert len({tuple(palette()[i : i + 3]) for i in range(0, 768, 3)}) == 256
 
