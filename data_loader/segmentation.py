@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.images.decode import ImageFile, pixels
-from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, normal, place, readable, walk
+from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, normal, readable, walk
 from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD, NormalizeBatch
+from data_loader.engine.paths import place
 from data_loader.engine.unlabeled import unlabeled_files
 from utils.errors import DataError
 

@@ -16,9 +16,10 @@ from data_loader.engine.augmentation import Transform, of_image
 from data_loader.engine.facts import class_facts
 from data_loader.engine.images.cache import ImageCache, build
 from data_loader.engine.images.decode import ImageFile
-from data_loader.engine.images.image_files import Folders, Found, Sample, find_class_folders, place, readable
+from data_loader.engine.images.image_files import Folders, Found, Sample, find_class_folders, readable
 from data_loader.engine.images.image_table import Columns, Rows, Tables
 from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD, ImageTensors, NormalizeBatch, read_gray
+from data_loader.engine.paths import place
 from data_loader.engine.unlabeled import Unlabeled, unlabeled_files
 from data_loader.transforms import CenterCrop, RandomResizedCrop
 from utils.errors import DataError, UsageError

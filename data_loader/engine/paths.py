@@ -4,10 +4,23 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_loader.engine.images.image_files import is_hidden, place
-from utils.errors import DataError
+from utils.config.values import expanded
+from utils.errors import DataError, UsageError
 
-__all__ = ["files_below", "is_hidden", "place"]
+HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
+
+
+def place(path: str | Path) -> Path:
+    """A path without ~ and $VARIABLE. Raises UsageError for a variable that is not set."""
+    try:
+        return Path(expanded(str(path)))
+    except ValueError as e:
+        raise UsageError(f"data_loader: {path}: {e}") from e
+
+
+def is_hidden(name: str) -> bool:
+    """Is this what a system or program keeps between a person's files: .DS_Store, ._1.jpg, .ipynb_checkpoints?"""
+    return name.startswith(".") or name.lower() in HIDDEN
 
 
 def files_below(folder: str | Path, suffixes: Sequence[str]) -> list[str]:

@@ -193,13 +193,11 @@ def _shared_files(dataset: Any) -> list[str]:
 
 
 def _is_open(value: Any) -> bool:
-    kind = type(value)
-    if f"{kind.__module__.partition('.')[0]}.{kind.__name__}" not in OPEN_FILES:
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}"
+    if kind not in OPEN_FILES:
         return False
-    if (
-        getattr(value, "closed", False)
-        or getattr(value, "fp", value) is None
-        or (kind.__module__[:4] == "h5py" and not value)
-    ):
+    if getattr(value, "closed", False) or getattr(value, "fp", value) is None:  # fp: of a ZipFile
+        return False
+    if kind.startswith("h5py.") and not value:
         return False
     return getattr(value, "readable", lambda: True)()

@@ -62,9 +62,9 @@ def read_unlabeled(
             images = datasets.Features({inputs[0]: datasets.Image()})
             return datasets.Dataset.from_dict({inputs[0]: found.paths}, features=images), found
         if kind == "text" and len(inputs) == 1:
-            texts = datasets.Features({inputs[0]: datasets.Value("string")})
             from data_loader.engine.texts.text_files import read_unlabeled as read_texts  # may be deleted
 
+            texts = datasets.Features({inputs[0]: datasets.Value("string")})
             rows = read_texts(given, inputs[0], None, None, "utf-8")  # texts, .txt files, or folders of them
             found = Unlabeled(rows.places, [], {inputs[0]: rows.texts}, rows.bad)
             return datasets.Dataset.from_dict({inputs[0]: rows.texts}, features=texts), found

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_loader.engine.changes import log
-from utils.config.values import expanded
-from utils.errors import DataError, UsageError
+from data_loader.engine.paths import is_hidden
+from utils.errors import DataError
 
 ALWAYS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff")
 BY_PILLOW = (".apng", ".avif", ".heic", ".heif", ".jp2", ".tga", ".webp")  # if the installed Pillow reads them
 SUFFIXES = ALWAYS + BY_PILLOW
-HIDDEN = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
 TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
 PART = re.compile(rf"({'|'.join((*TRAIN, *VALID, *TEST))})[-_ ]?(images?|imgs?|data|set|\d+)?", re.IGNORECASE)
 SHOWN = 10  # classes that a line lists
@@ -193,11 +192,6 @@ def walk(folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset()) -
             yield entry.path
 
 
-def is_hidden(name: str) -> bool:
-    """Is this what a system or program keeps between a person's files: .DS_Store, ._1.jpg, .ipynb_checkpoints?"""
-    return name.startswith(".") or name.lower() in HIDDEN
-
-
 def is_image(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
     return not is_hidden(name) and (suffix in ALWAYS or (suffix in BY_PILLOW and suffix in readable()))
@@ -213,14 +207,6 @@ def _read_by_pillow() -> set[str]:
     from PIL import Image  # loading all of its plugins takes 0.1 s
 
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-
-
-def place(path: str | Path) -> Path:
-    """A path without ~ and $VARIABLE. Raises UsageError for a variable that is not set."""
-    try:
-        return Path(expanded(str(path)))
-    except ValueError as e:
-        raise UsageError(f"data_loader: {path}: {e}") from e
 
 
 def normal(name: str) -> str:

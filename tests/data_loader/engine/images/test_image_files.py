@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from data_loader.engine.images import image_files
-from data_loader.engine.images.image_files import Folders, find_class_folders, place
+from data_loader.engine.images.image_files import Folders, find_class_folders
+from data_loader.engine.paths import place
 from utils.errors import DataError, UsageError
 
 
