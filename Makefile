@@ -17,11 +17,11 @@ train: $(VENV)/.base  ## set up, train config/digits.yaml
 	$(RUN) train.py -c config/digits.yaml
 
 test: $(VENV)/.dev  ## set up, run the fast tests
-	$(RUN) -m pytest --numprocesses 2
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal
 
 # pytest exits with 5 where no test is marked slow.
 slow: $(VENV)/.dev  ## run the slow tests
-	$(RUN) -m pytest -m slow --numprocesses 2 || [ $$? -eq 5 ]
+	$(RUN) -m pytest -m slow --numprocesses 2 --dist worksteal || [ $$? -eq 5 ]
 
 lint: $(VENV)/.dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from utils import cli
+from utils.errors import UsageError
 from utils.exit_codes import exit_with
 
 EXAMPLES = """\
@@ -33,7 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     from trainer.engine import setup  # torch from here on
     from trainer.export import job
     from trainer.inference.members import Source
-    from utils.errors import UsageError
 
     if args.devices not in (None, "cpu"):
         raise UsageError(f"-d {args.devices}: export.py works on the CPU, and so does the file; leave it out")
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         data=args.data,
     )
     with setup.processes():
-        job.say(job.export(source, chosen), chosen, source)
+        job.export(source, chosen)
     return 0
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,6 @@ def main(argv: list[str] | None = None) -> int:
         "folder", help="the new project's folder, empty or not yet there; its last part names the project"
     )
     parser.add_argument("--full", action="store_true", help="copy all configs, all tests and the benchmarks too")
-    parser.add_argument("--minimal", action="store_true", help=argparse.SUPPRESS)  # the default, once an option
     args = parser.parse_args(argv)
 
     target = Path(os.path.abspath(args.folder))
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.exit(1, f"new_project.py: {error}\n{target} is incomplete: delete it, then try again.\n")
     print(f"{target.name}: {copied} files in {target}")
     if shutil.which("make"):
-        print(f"Next: cd {args.folder} && make train")
+        print(f"Next: cd {shlex.quote(args.folder)} && make train")
     else:
         print(f"Next: cd {args.folder}, and set it up without make, see README.md")
     return first_commit(target)
@@ -82,7 +82,7 @@ def claim(target: Path) -> str | None:
     if TEMPLATE in [target.resolve(), *target.resolve().parents]:
         return f"{target} lies inside the template. Name a folder beside it, such as {TEMPLATE.parent / target.name}."
     try:
-        if target.is_dir() and any(target.iterdir()):
+        if target.is_dir() and any(path.name != ".git" for path in target.iterdir()):  # a new repository is empty
             return f"{target} is not empty. Name a folder that is empty or not yet there."
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -164,9 +164,9 @@ def copy(target: Path, full: bool) -> int:
     for path in paths:
         (target / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(TEMPLATE / path, target / path)
-        # Executable stays executable, and a template that is read-only gives a project that can be edited.
+        # Keep executable bits; make files of a read-only template writable.
         (target / path).chmod((TEMPLATE / path).stat().st_mode | 0o200)
-        if path.endswith(".py"):  # the logger is named after the project
+        if path.endswith((".py", ".md")):  # the logger and the metadata of exports are named after the project
             write(target / path, re.sub(rf'"{template}(?=[".])', f'"{target.name}', read(path)))
 
     for key, new in {"name": target.name, "version": "0.1.0", "description": f"The project {target.name}."}.items():
@@ -183,7 +183,8 @@ def copy(target: Path, full: bool) -> int:
     head = README.format(name=target.name, template=template, version=version, record=RECORD)
     write(target / "README.md", head + manual(read("README.md"), set(template_files()) - set(paths)))
 
-    files = {path.relative_to(target).as_posix(): digest(path) for path in sorted(target.rglob("*")) if path.is_file()}
+    found = [path.relative_to(target) for path in sorted(target.rglob("*")) if path.is_file()]
+    files = {path.as_posix(): digest(target / path) for path in found if path.parts[0] != ".git"}
     origin = {"template": template, "version": version, "commit": commit_of_template()}
     write(target / RECORD, json.dumps({**origin, "minimal": not full, "files": files}, indent=2) + "\n")
     return len(files) + 1
@@ -231,7 +232,8 @@ def git(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
     # A hook that calls us sets GIT_DIR and the like, which name its repository, not `folder`.
     foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
     env = {key: text for key, text in os.environ.items() if key not in foreign}
-    return subprocess.run(["git", *args], cwd=folder, env=env, capture_output=True, text=True)
+    # git writes UTF-8, whatever the encoding of the console
+    return subprocess.run(["git", *args], cwd=folder, env=env, capture_output=True, encoding="utf-8", errors="replace")
 
 
 def commit_of_template() -> str | None:
@@ -243,7 +245,7 @@ def commit_of_template() -> str | None:
 
 
 def first_commit(target: Path) -> int:
-    """Make `target` a git repository with one commit; return the exit code. Without git say so, and be content."""
+    """Make `target` a git repository with one commit; return the exit code. Without git, print a note."""
     if not shutil.which("git"):
         print("No first commit was made, because git is not installed.")
         return 0
@@ -253,7 +255,7 @@ def first_commit(target: Path) -> int:
             identity += ["-c", f"{key}={substitute}"]
     steps = [
         ["init", "--quiet"],
-        ["add", "--all", "--force"],  # a person's own global ignore file must not cost the project a file
+        ["add", "--all", "--force"],  # include files that the user's global gitignore would skip
         [*identity, "commit", "--quiet", "--message", f"Start {target.name}"],
     ]
     for step in steps:

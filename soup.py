@@ -1,6 +1,6 @@
-"""Average the weights of checkpoints into one: python soup.py RUN RUN ... --out FILE
+"""Average the weights of several checkpoints: python soup.py RUN RUN ... --out FILE
 
-A run stands for its best checkpoint. Of a single one, it makes a copy to share: the weights, without the optimizer.
+A run stands for its best checkpoint. Given a single run, it writes a copy to share: the weights without the optimizer.
 Averaging runs that began from the same weights often beats each of them (Wortsman et al., Model soups, 2022).
 """
 
@@ -13,7 +13,7 @@ from utils.errors import UsageError
 from utils.exit_codes import exit_with
 from utils.run_folder import find_checkpoint
 
-# What only continuing a run needs. The averages of callbacks are in `model` already
+# Only needed to continue a run. The averages of callbacks are already in `model`
 FOR_TRAINING = ("optimizer", "lr_scheduler", "callbacks", "raw_model", "data_state", "window", "epoch_sums", "shards")
 SAME = ("num_classes", "class_names")  # facts that must not differ: they say what the outputs mean
 

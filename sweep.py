@@ -1,7 +1,7 @@
 """Run one config many times: python sweep.py -c config/digits.yaml seed=1..5
 
-Each trial is an ordinary run in the folder of the sweep, and a process of its own. Whatever is killed, the same command
-with -r SWEEP continues: an interrupted trial goes on from its own checkpoint, none is lost, and none runs twice.
+Each trial is an ordinary run in the folder of the sweep, and a process of its own. After any kill, the same command
+with -r SWEEP continues: an interrupted trial resumes from its own checkpoint, none is lost, and none runs twice.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from utils.exit_codes import exit_with
 from utils.sweep import command, report
 from utils.sweep.folder import unusable
 from utils.sweep.process import run_trial
-from utils.sweep.workers import Listed, Source, Workers
+from utils.sweep.workers import Source, Workers
 
 if TYPE_CHECKING:
     import argparse
@@ -66,7 +66,7 @@ def out_of_fold(plan: command.Plan, table: "Table", devices: str | None) -> dict
 
 
 def results(plan: command.Plan, source: Source, args: "argparse.Namespace") -> int:
-    """Write and print what the sweep came to; returns the exit code."""
+    """Write and print the results of the sweep; returns the exit code."""
     try:
         table = report.write(plan.sweep, source.elsewhere())
     except OSError as e:
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
 
-    source: Source = Listed()
+    source = Source()
     if plan.search is not None and (args.storage or not args.table):
         from utils.sweep.study import Search
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import cli
+from utils.errors import UsageError
 from utils.exit_codes import exit_with
 from utils.run_folder import find_checkpoint, is_exported
 
@@ -53,7 +54,6 @@ def build(config: "Config", devices: str | None = None, model: Any = None) -> "B
 
 def test_data(config: "Config") -> "BaseDataLoader":
     from trainer.engine import setup
-    from utils.errors import UsageError
 
     spec = config.run.data_loader
     if not config.accepts("data_loader", spec, "training"):
@@ -66,11 +66,12 @@ def test_data(config: "Config") -> "BaseDataLoader":
 
 def main(argv: list[str] | None = None) -> int:
     args = cli.parse_run("Test a run, or one of its checkpoints, on its test data.", EXAMPLES, options, argv)
+    if args.save is not None and args.save.suffix.lower() != ".npz":
+        raise UsageError(f"--save {args.save}: give a name that ends in .npz")
     path = Path(args.run) if is_exported(args.run) else find_checkpoint(args.run)
 
     from trainer.engine import setup  # torch from here on
     from trainer.engine.evaluation import test_report
-    from utils.errors import UsageError
     from utils.process import launch
 
     if is_exported(args.run):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import cli
-from utils.exit_codes import exit_with
+from utils.exit_codes import exit_with, explained
 
 if TYPE_CHECKING:  # not at run time: importing torch takes seconds, and --help and config errors need none of it
     from trainer import BaseTrainer
@@ -84,7 +84,7 @@ def run(
 
     if (count := launch.needed(config.run.n_gpu, devices)) > 1:
         return processes.start_run(count, __file__, config, folder, devices)
-    with setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout), config.located():
+    with explained(), setup.processes(config.run.trainer.verbosity, config.run.trainer.timeout), config.located():
         trainer = build(config, folder, devices)
         try:
             if resume.start(trainer):

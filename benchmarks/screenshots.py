@@ -61,7 +61,7 @@ class Wrong(nn.Module):
         x = self.convolution(x).relu()
         return self.classifier(x.flatten(1))
 """
-LINES = 34  # of a terminal that are shown
+LINES, LAST = 34, 10  # of a terminal that are shown; of a traceback, which names the folders of this machine
 COLORS = 256  # of the palette that the pictures are reduced to
 PATIENCE = 60  # seconds
 
@@ -111,17 +111,17 @@ def terminal(folder: Path, out: Path, browser: str) -> None:
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", ".git", "saved", "data", "docs", "tests", ".*"))
     (copy / "model/wrong.py").write_text(MODEL)
     shots = [
-        ("terminal-80-training", 80, "light", "", r"epoch  9/15.*samples/s"),
-        ("terminal-160", 160, "dark", "", r"Ctrl-C stops it"),
-        ("troubleshooting", 100, "light", f"'{WRONG}'", r"what to try: .*\n(.*\n)*\$"),
+        ("terminal-80-training", 80, "light", "", r"epoch  9/15.*samples/s", LINES),
+        ("terminal-160", 160, "dark", "", r"Ctrl-C stops it", LINES),
+        ("troubleshooting", 100, "light", f"'{WRONG}'", r"what to try: .*\n(.*\n)*\$", LAST),
     ]
-    for name, columns, theme, more, pattern in shots:
+    for name, columns, theme, more, pattern, lines in shots:
         shell = Terminal(copy, columns)
         try:
             shell.type(f"export PATH={os.path.dirname(sys.executable)}:$PATH; clear")
             time.sleep(1)
             shell.type(f"python train.py -c config/digits.yaml {more}".rstrip())
-            shown = "\n".join(shell.wait_for(pattern).splitlines()[-LINES:])
+            shown = "\n".join(shell.wait_for(pattern).splitlines()[-lines:])
             source, width, height = page(shown, columns, theme)
         finally:
             shell.close()
@@ -163,7 +163,7 @@ def report(folder: Path, out: Path, browser: str) -> None:
         path = {**os.environ, "PYTHONPATH": str(ROOT)}
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, env=path)
         scheme = f"--blink-settings=preferredColorScheme={number}"
-        shoot(browser, (folder / "report.html").as_uri(), out / f"report-{theme}.png", 1200, 1650, scheme)
+        shoot(browser, (folder / "report.html").as_uri(), out / f"report-{theme}.png", 1300, 1080, scheme)
 
 
 PARTS: dict[str, Callable[[Path, Path, str], None]] = {

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.files.whole_batches import WholeBatches
 from data_loader.engine.learned import Scale, learn_scale, learned_before, training_samples
 from data_loader.engine.paths import place
 from data_loader.engine.texts.plain_text import by_number, shown
@@ -22,13 +22,13 @@ from utils.errors import DataError, UsageError
 class ArrayDataLoader(BaseDataLoader):
     """Rows of .npy files: inputs [B, ...] and classes int64 [B], or numbers float32 [B, ...].
 
-    Numbers with fractions become float32; integers int64, but for inputs that are standardized.
+    Numbers with fractions and true or false become float32; integers int64, but for inputs that are standardized.
 
-    inputs, targets: a .npy file [N, ...], or a folder of such files, one behind the other in the order of their names
-        (2 before 10). valid_inputs, valid_targets, test_inputs, test_targets: those to validate and to test.
-    standardize: subtract the mean of each number of a row, and divide by the standard deviation. They are learned of up
-        to 100,000 training rows, not of those that validate, and saved as facts.
-    class_names: of targets 0, 1, 2, ... (default: these numbers).
+    inputs, targets: a .npy file [N, ...], or a folder of such files, one after another in the order of their names
+        (2 before 10). valid_inputs, valid_targets, test_inputs, test_targets: the same for validation and testing.
+    standardize: subtract the mean of each number of a row, and divide by the standard deviation. They are learned
+        from up to 100,000 training rows, not from validation rows, and saved as facts.
+    class_names: names of the targets 0, 1, 2, ... (default: these numbers).
     facts: those of the training data, for testing: nothing is learned then.
     predict: .npy files of inputs, or folders of them, for predict.py.
     """
@@ -78,19 +78,16 @@ class ArrayDataLoader(BaseDataLoader):
         if learned["classes"] is not None:
             self.facts |= class_facts(learned["classes"])
             count_classes(self)
-        log.info(
-            f"{rows.inputs}: {len(rows):,} rows {list(rows.inputs.shape)} of {rows.inputs.dtype}, "
-            f"{rows.inputs.bytes / 1e9:.3g} GB in {len(rows.inputs.paths)} files"
-        )
+        are_integers = rows.inputs.dtype.kind in "iu" and not standardize
+        note = " (they stay integers, as embeddings need them; standardize: true makes float32)" if are_integers else ""
+        log.info(f"{rows.inputs}: {len(rows):,} rows {list(rows.inputs.shape)} of {rows.inputs.dtype}{note}")
 
 
-class ArrayRows(Dataset):
+class ArrayRows(WholeBatches):
     """Rows of mapped files; whole batches are read at once. `read_by` comes first."""
 
-    uses_sample_keys = True
-
     def __init__(self, inputs: Sequence[str], targets: Sequence[str] | None):
-        """targets: None: each is 0, and of no use."""
+        """targets: None: every target is 0 and unused."""
         self.inputs, self.targets = MappedFiles(inputs), None if targets is None else MappedFiles(targets)
         if self.targets is not None and len(self.inputs) != len(self.targets):
             raise DataError(
@@ -129,7 +126,7 @@ class ArrayRows(Dataset):
         return [str(i) for i in range(int(found[-1]) + 1)]
 
     def read_by(self, learned: dict[str, Any]) -> None:
-        """Read rows by what was learned of the training rows. Raises DataError for a class that these do not have, and
+        """Apply what was learned from the training rows. Raises DataError for a class that these do not have, and
         inputs of another shape."""
         labels, classes, scale = self.labels, learned["classes"], learned["scale"]
         if self.targets is not None and (labels is None) != (classes is None):
@@ -155,18 +152,14 @@ class ArrayRows(Dataset):
         index = np.asarray(indices)
         inputs = self.inputs.rows(index)
         targets = np.zeros(len(index), np.int64) if self.targets is None else self.targets.rows(index)
-        targets = targets.reshape(-1) if self.has_classes else targets
+        targets = targets.reshape(-1).astype(np.int64) if self.has_classes else targets
         return _tensor(inputs if self.scale is None else self.scale(inputs)), _tensor(targets)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
 
 
 def _tensor(rows: np.ndarray) -> Tensor:
     if rows.dtype == np.uint64 and rows.max() > np.iinfo(np.int64).max:
         raise ValueError(f"it has {rows.max()}, which int64 cannot hold")
-    return torch.from_numpy(rows.astype(np.float32 if rows.dtype.kind == "f" else np.int64))
+    return torch.from_numpy(rows.astype(np.float32 if rows.dtype.kind in "fb" else np.int64))
 
 
 class MappedFiles:
@@ -186,7 +179,6 @@ class MappedFiles:
                     f"{self.dtype}; give files of one dtype, whose rows have one shape"
                 )
         self.ends = np.cumsum([shape[0] for shape, _ in headers])
-        self.bytes = len(self) * self.dtype.itemsize * int(np.prod(self.shape))
         self._maps: dict[int, np.ndarray] = {}  # by the number of the file
         self._whole: np.ndarray | None = None
 
@@ -258,6 +250,6 @@ def _header(file: Path) -> tuple[tuple[int, ...], np.dtype]:
     if has != needed:
         raise DataError(
             f"{file} is cut off or damaged: {has:,} bytes after its header, an array {list(shape)} of {dtype} has "
-            f"{needed:,}; write or copy it anew"
+            f"{needed:,}; write or copy it again"
         )
     return shape, dtype

@@ -6,7 +6,7 @@ computed at once, on the run's device.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,16 @@ from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.facts import class_facts
-from data_loader.engine.images.image_table import read_table
 from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before
 from data_loader.engine.paths import files_below, place
+from data_loader.engine.texts.plain_text import no_column, read_csv
 from data_loader.engine.unlabeled import unlabeled_files
 from utils.errors import DataError, UsageError
 
-SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".wav")
+SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 FOLDERS = r"(?P<part>train|test)/(?P<label>[^/]+)/"
 DRAWS = 4  # numbers in [0, 1) that a pair of masks is made of
+LOUDEST = 1e12  # whose squares still add up; samples of integers are divided by the largest one
 
 
 class AudioDataLoader(BaseDataLoader):
@@ -37,7 +38,7 @@ class AudioDataLoader(BaseDataLoader):
     pattern: a regular expression with the group `label`, searched in the path of each file below data_dir; files that
         do not have it are left out. Its other groups are columns for `test`, `group` and `stratify`. By default, the
         files are data_dir/train/CLASS/*.wav and data_dir/test/CLASS/*.wav.
-    table: a CSV file instead, with the columns `file` (a path below data_dir), `label`, and any others.
+    table, encoding: a CSV file instead, with the columns `file` (a path below data_dir), `label`, and any others.
     test: which files are for testing: columns, and their values: {part: [test]}. The others are to train and validate.
     max_seconds: longer clips are cut: in training at a random place, in evaluation from the middle.
     hop, window: step and length of the frames, in seconds.
@@ -53,6 +54,7 @@ class AudioDataLoader(BaseDataLoader):
         training: bool = True,
         pattern: str = FOLDERS,
         table: str | None = None,
+        encoding: str = "utf-8",
         test: dict[str, list[str | int]] | None = None,
         sample_rate: int = 16000,
         max_seconds: float = 10.0,
@@ -67,12 +69,19 @@ class AudioDataLoader(BaseDataLoader):
         **kwargs,
     ):
         _soundfile()
+        at_least = {"sample_rate": (sample_rate, 1), "n_mels": (n_mels, 1), "masks": (masks, 0)}
+        for name, (given, least) in {**at_least, "max_seconds": (max_seconds, window)}.items():
+            if given < least:
+                raise UsageError(f"data_loader: {name} is {given}; give {least} or more")
         if predict is not None:
             learned = learned_before(facts, "class_names", training)
             self.unlabeled = unlabeled_files(predict, SUFFIXES, folder=place(data_dir))
             files = [{"file": path, "label": learned[0]} for path in self.unlabeled.paths]
         else:
-            found = _in_table(place(table), place(data_dir)) if table else _in_folder(place(data_dir), pattern)
+            folder = place(data_dir)
+            found = (
+                _in_table(place(table), folder, encoding, test or ["part"]) if table else _in_folder(folder, pattern)
+            )
             files = _part(found, test, training)
             learned = (facts or {}).get("class_names")
             if learned is None:
@@ -146,18 +155,18 @@ def padded(samples: list[tuple[tuple[Tensor, Tensor], int]]) -> tuple[tuple[Tens
 
 
 def read(path: str, sample_rate: int) -> Tensor:
-    """A file's waveform at this rate, the mean of its channels: float32 [L]. ValueError: there is nothing to hear."""
+    """A file's waveform at this rate, the mean of its channels: float32 [L]. ValueError: it has no samples."""
     samples, rate = _soundfile().read(path, dtype="float32", always_2d=True)
     if not len(samples):
         raise ValueError("it has no samples: it is cut off, or nothing was recorded")
     wave = torch.from_numpy(samples).mean(dim=1)
-    if not wave.isfinite().all():
-        raise ValueError("it has samples that are infinite or not a number")
+    if not wave.abs().max() < LOUDEST:  # nor NaN
+        raise ValueError("it has samples that are infinite or not a number, or far too large")
     return wave if rate == sample_rate else resampled(wave, rate, sample_rate)
 
 
 def resampled(wave: Tensor, rate: int, new_rate: int) -> Tensor:
-    """A waveform [L] at another rate, by its Fourier transform, of which the frequencies too high for it are left out.
+    """A waveform [L] at another rate, in the frequency domain, without the frequencies above its Nyquist limit.
 
     The transform takes a clip as repeated: followed by its mirror image, its end does not ring at its start.
     """
@@ -192,7 +201,7 @@ def _in_folder(folder: Path, pattern: str) -> list[dict[str, str]]:
     if not paths:
         raise DataError(
             f"There are no audio files ({', '.join(SUFFIXES)}) below {folder.resolve()}; set data_loader.args.data_dir "
-            f"to their folder"
+            f"to their folder; convert others (.m4a, say) to one of these"
         )
     found = [(path, search.search(path.relative_to(folder).as_posix())) for path in paths]
     files = [{**match.groupdict(""), "file": str(path)} for path, match in found if match]
@@ -205,17 +214,22 @@ def _in_folder(folder: Path, pattern: str) -> list[dict[str, str]]:
     return files
 
 
-def _in_table(table: Path, folder: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, their paths below the folder."""
-    found = read_table(table)
+def _in_table(table: Path, folder: Path, encoding: str, test: Collection[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file, their paths below the folder. test: the columns that say what is for testing."""
+    found = read_csv(table if table.is_file() else folder / table, encoding)
     for name in ("file", "label"):
-        found.column(name)  # raises DataError if there is none
-    rows = [dict(zip(found.columns, values, strict=True)) for values in zip(*found.columns.values(), strict=True)]
-    for number, row in zip(found.rows, rows, strict=True):
-        if "" in row.values():
-            empty = next(name for name, value in row.items() if not value)
+        if name not in found.columns:
+            raise no_column(str(table), name, list(found.columns))
+    columns = [[value.strip() for value in values] for values in found.columns.values()]
+    rows = list[dict[str, str]]()
+    for number, values in zip(found.rows, zip(*columns, strict=True), strict=True):
+        if not any(values):  # table programs leave such rows at the end
+            continue
+        row = dict(zip(found.columns, values, strict=True))
+        if empty := next((name for name in ("label", *test) if not row.get(name, "-")), None):
             raise DataError(f"{table}, row {number}: the column '{empty}' is empty; fill it in, or remove the row")
         row["file"] = str(folder / row["file"])
+        rows.append(row)
         if not Path(row["file"]).is_file():
             raise DataError(f"{table}, row {number}: there is no file {row['file']}; correct it, or set data_dir")
     return rows
@@ -224,7 +238,7 @@ def _in_table(table: Path, folder: Path) -> list[dict[str, str]]:
 def _part(
     files: list[dict[str, str]], test: Mapping[str, list[str | int]] | None, training: bool
 ) -> list[dict[str, str]]:
-    """The files for testing, for which all columns that `test` names have one of its values; or those for training."""
+    """The files for testing, whose columns match all values of `test`; else those for training."""
     if test is None:
         test = {"part": ["test"]} if "part" in files[0] else {}
     for name in test:
@@ -246,7 +260,7 @@ def _part(
 class LogMel:
     """waveforms [B, L], lengths [B] -> log-mel spectrograms [B, 1, n_mels, T], numbers of frames [B].
 
-    What follows the end of a clip does not change it, so it does not depend on the other clips of its batch.
+    Padding after the end of a clip does not change it, so it does not depend on the other clips of its batch.
     """
 
     changes_by_itself = ("window", "bank")  # they move to the device of the first batch

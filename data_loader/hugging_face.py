@@ -18,6 +18,7 @@ from data_loader.engine.augmentation import Transform, of_image
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts, count_classes
 from data_loader.engine.files.hub import Columns, Wanted, read_split, read_unlabeled
+from data_loader.engine.files.whole_batches import WholeBatches
 from data_loader.engine.images.decode import ImageFile
 from data_loader.engine.images.in_memory import NormalizeBatch
 from data_loader.engine.learned import (
@@ -44,11 +45,11 @@ class HuggingFaceDataLoader(BaseDataLoader):
         mapping from split: {train: a.csv, test: b.csv}. subset: its configuration, if it has several.
     split, valid, test: which splits train, validate and test; without valid, use validation_split.
     input: an image -> uint8 [B, 3, H, W], normalized by mean and std after all transforms; numbers -> float32 [B, F],
-        standardized by what was learned of the training rows; texts -> tokens int64 [B, T], those of several columns
+        standardized by what was learned from the training rows; texts -> tokens int64 [B, T], those of several columns
         joined by a newline; lists of integers -> int64 [B, T], 0 where one is shorter; other lists -> float32 [B, F].
     target: class labels, text, true or false, integers -> classes; numbers with fractions -> float32 [B], [B, K] of
         several columns; lists of integers -> int64 [B, T], -100 where one is shorter.
-    task: regression, for a target of integers that are no classes.
+    task: regression, for a target of integers that are not classes.
     tokens, ngrams, vocab_size, max_length, tokenizer: of texts, as TextDataLoader has them (text.py).
     facts: those of the training data, for testing: nothing is learned then.
     predict: rows without target, for predict.py: files, a saved folder; image files or folders of them; or texts.
@@ -81,7 +82,7 @@ class HuggingFaceDataLoader(BaseDataLoader):
         learned = learned_before(facts, "hugging_face", training)
         wanted, valid_rows = Wanted(input, target, task), None
 
-        def read(part: str) -> Rows:
+        def read(part: str) -> DataSetRows:
             data, name = read_split(path, subset, part, cache_dir), f"{path}, split '{part}'"
             return rows_of(data, name, wanted.columns(data, name))
 
@@ -114,7 +115,7 @@ class HuggingFaceDataLoader(BaseDataLoader):
         log.info(f"{rows.place}: {len(rows):,} rows; input: {rows.kind}, target: {rows.target_kind}")
 
 
-def _facts(rows: "Rows", learned: dict[str, Any]) -> dict[str, Any]:
+def _facts(rows: "DataSetRows", learned: dict[str, Any]) -> dict[str, Any]:
     """What fills the model's parameters, and `hugging_face`, all that was learned."""
     facts: dict[str, Any] = {"hugging_face": learned}
     if learned["text"] is not None:
@@ -129,12 +130,12 @@ def _facts(rows: "Rows", learned: dict[str, Any]) -> dict[str, Any]:
 # --- rows
 
 
-def rows_of(data: Any, place: str, columns: Columns) -> "Rows":
+def rows_of(data: Any, place: str, columns: Columns) -> "DataSetRows":
     """place: what the split is called in messages."""
     return ImageRows(data, place, columns) if columns.kind == "image" else BatchRows(data, place, columns)
 
 
-class Rows(Dataset):
+class DataSetRows(Dataset):
     """Rows of a data set, read from mapped files when they are needed. `encode` comes first.
 
     Workers are sent the names of the files.
@@ -158,7 +159,7 @@ class Rows(Dataset):
         return data
 
     def encode(self, learned: dict[str, Any]) -> None:
-        """Read rows by what was learned of the training rows. Raises DataError for a class that these do not have."""
+        """Read rows by what was learned from the training rows. Raises DataError for a class that these do not have."""
         self.scale = Scale(learned["scale"]) if learned["scale"] else None
         self.encoder = Encoder(learned["text"]) if learned["text"] else None
         if self.codes is None:
@@ -170,7 +171,7 @@ class Rows(Dataset):
             lambda row: f"{self.place}, row {row}, column '{self.targets[0]}'",
         )
 
-    # what is learned of the training rows
+    # what is learned from the training rows
 
     def classes(self, rows: np.ndarray) -> list[str]:
         """The names of a column of class labels, or else of the classes that these rows have."""
@@ -210,7 +211,7 @@ class Rows(Dataset):
         if self.labels is not None:
             return torch.from_numpy(self.labels[index].astype(np.int64))
         if not self.targets:
-            return torch.zeros(len(index), dtype=torch.int64)  # of no use
+            return torch.zeros(len(index), dtype=torch.int64)  # not used
         if self.target_kind == "list":
             return self._lists(table, self.targets[0], index, IGNORED)
         numbers = torch.from_numpy(self._numbers(table, self.targets).astype(np.float32))
@@ -271,10 +272,8 @@ class Rows(Dataset):
         return encoded.indices.to_numpy()
 
 
-class BatchRows(Rows):
+class BatchRows(DataSetRows, WholeBatches):
     """Numbers, texts and lists: whole batches at once."""
-
-    uses_sample_keys = True
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
         index = np.asarray(indices)
@@ -287,12 +286,8 @@ class BatchRows(Rows):
         assert self.scale is not None, "encode() comes first"
         return torch.from_numpy(self.scale(self._numbers(table, self.inputs))), self._target(table, index)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
 
-
-class ImageRows(Rows):
+class ImageRows(DataSetRows):
     """Images, decoded when a transform needs their pixels, one by one."""
 
     transforms: list[Transform] = []

@@ -1,6 +1,7 @@
 """Segmentation: images and masks of the same names, cropped and mirrored together."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from data_loader.engine.images.image_files import TEST, TRAIN, VALID, LeftOut, n
 from data_loader.engine.images.in_memory import IMAGENET_MEAN, IMAGENET_STD, NormalizeBatch
 from data_loader.engine.paths import place
 from data_loader.engine.unlabeled import unlabeled_files
-from utils.errors import DataError
+from data_loader.transforms import RandomResizedCrop, Resize
+from utils.errors import DataError, UsageError
 
 IGNORED = 255  # pixels of this value in a mask belong to no class
+MASK = re.compile(r"[-_](masks?|gt|labels?|seg)$", re.IGNORECASE)  # what may follow the image's name
 SHOWN = 5  # files that an error lists
 LOOKED_AT = 50  # masks that are checked for being of 0 and 255
 
@@ -27,9 +30,9 @@ LOOKED_AT = 50  # masks that are checked for being of 0 and 255
 class SegmentationDataLoader(BaseDataLoader):
     """Images and masks, data_dir/train/images/NAME.jpg and masks/NAME.png: [B, 3, size, size], int64 [B, size, size].
 
-    `val` (`valid`, `validation`) and `test` in the same way; images/train/ and masks/train/ work too, and so do images/
-    and masks/ alone, with validation_split. Each pixel of a mask (gray, or a palette) is a class number, or 255 where
-    it is to be ignored: give the loss ignore_index: 255.
+    `val` (`valid`, `validation`, `dev`) and `test` in the same way; images/train/ and masks/train/ work too, and so do
+    images/ and masks/ alone, with validation_split. A mask may be called NAME_mask.png, too. Each pixel of a mask
+    (gray, or a palette) is a class number, or 255 where it is to be ignored: give the loss ignore_index: 255.
     classes: their names or number; by default, 0 to the largest value in the training masks, which are all read.
     values: what stands for the classes 0, 1, ... in the masks, where it is not these numbers: [0, 255]. Others are
     ignored.
@@ -56,8 +59,6 @@ class SegmentationDataLoader(BaseDataLoader):
         predict: list[str] | None = None,
         **kwargs,
     ):
-        from torchvision.transforms import v2  # takes seconds to import
-
         folders = [Path(image_folder), Path(mask_folder)]
         test = (test_folder,) if test_folder else TEST
         root = place(data_dir)
@@ -67,10 +68,10 @@ class SegmentationDataLoader(BaseDataLoader):
             self.unlabeled = unlabeled_files(predict, readable())
             samples = [(path, "") for path in self.unlabeled.paths]
         names = class_names(classes, values, facts or {}, samples)
-        whole = v2.Resize((size, size))
-        crop = v2.RandomResizedCrop((size, size), scale=(min_area, 1.0))
+        whole = Resize((size, size))
         plain = ImagesAndMasks(samples, whole, len(names), values)
-        dataset = ImagesAndMasks(samples, v2.Compose([crop, v2.RandomHorizontalFlip()]), len(names), values)
+        crop = RandomResizedCrop((size, size), (min_area, 1.0), flip=0.5)
+        dataset = ImagesAndMasks(samples, crop, len(names), values)
         valid = None
         if training and part_of(root, folders, VALID) is not None:
             valid = ImagesAndMasks(find_pairs(root, folders, VALID, False), whole, len(names), values)
@@ -130,38 +131,55 @@ def find_pairs(data_dir: Path, folders: Sequence[Path], names: Sequence[str], al
     """(image, mask) of one part of the data, in the order of the images. alone: the data may have no parts."""
     found = part_of(data_dir, folders, names)
     if found is None and alone and part_of(data_dir, folders, (*VALID, *TEST)) is None:
-        found = data_dir / folders[0], data_dir / folders[1]
-    if found is None or not found[0].is_dir() or not found[1].is_dir():
+        images, masks = (_inside(data_dir, str(folder)) for folder in folders)
+        found = (images, masks) if images and masks else None
+    if found is None:
         raise DataError(
             f"No {names[0]} images and masks in {data_dir.resolve()}; put them into {names[0]}/{folders[0]}/ and "
             f"{names[0]}/{folders[1]}/ there, or set data_loader.args.data_dir to the folder that has them"
             + ("" if alone else "; data_loader.args.test_folder=val tests on the validation images instead")
         )
     left_out = LeftOut()
-    images, masks = ({_stem(path, folder): path for path in walk(folder, left_out)} for folder in found)
-    if lacking := [path for stem, path in images.items() if stem not in masks]:
+    files, named = ({_stem(path, folder): path for path in walk(folder, left_out)} for folder in found)
+    with_mask = {MASK.sub("", stem): path for stem, path in named.items()} | named
+    for stem, path in named.items():
+        if with_mask[MASK.sub("", stem)] != path and MASK.sub("", stem) not in named:
+            raise DataError(f"{path} and {with_mask[MASK.sub('', stem)]} are masks of one image; remove one of them")
+    if lacking := [path for stem, path in files.items() if stem not in with_mask]:
         more = f", ... ({len(lacking):,} in all)" if len(lacking) > SHOWN else ""
         raise DataError(
             f"No mask in {found[1].resolve()} for {', '.join(lacking[:SHOWN])}{more}; a mask has its image's name, "
             f"such as {_stem(lacking[0], found[0])}.png"
         )
-    if not images:
+    if not files:
         raise DataError(f"No images in {found[0].resolve()}" + (f"; there are: {left_out}" if str(left_out) else ""))
-    if unused := len(masks) - len(images):
+    if unused := len(named) - len(files):
         left_out.reasons[f"masks in {found[1]} without an image"] += unused
-    log.info(f"{found[0]}: {len(images):,} images with masks")
+    log.info(f"{found[0]}: {len(files):,} images with masks")
     left_out.report()
-    return [(path, masks[stem]) for stem, path in images.items()]
+    return [(path, with_mask[stem]) for stem, path in files.items()]
 
 
 def part_of(data_dir: Path, folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, Path] | None:
     """The folders of images and masks of the part with one of these names; None if there is none."""
     for name in names:
         for layout in ("{part}/{kind}", "{kind}/{part}"):
-            images, masks = (data_dir / layout.format(part=name, kind=folder) for folder in folders)
-            if images.is_dir() and masks.is_dir():
+            images, masks = (_inside(data_dir, layout.format(part=name, kind=folder)) for folder in folders)
+            if images is not None and masks is not None:
                 return images, masks
     return None
+
+
+def _inside(folder: Path, path: str) -> Path | None:
+    """The folder at this path inside of another, in upper or lower case; None if there is none."""
+    if (folder / path).is_dir():
+        return folder / path
+    for name in Path(path).parts:
+        names = {other.lower(): other for other in os.listdir(folder)} if folder.is_dir() else {}
+        if name.lower() not in names:
+            return None
+        folder = folder / names[name.lower()]
+    return folder if folder.is_dir() else None
 
 
 def _stem(path: str, folder: Path) -> str:
@@ -215,10 +233,13 @@ def class_names(
         return facts["class_names"]
     if values is None and "class_names" not in facts:
         check_masks([path for _, path in samples[:: max(1, len(samples) // LOOKED_AT)]])
-    if isinstance(classes, (list, tuple)):
-        return list(classes)
     if classes is None and values is not None:
         classes = len(values)
+    count = len(classes) if isinstance(classes, (list, tuple)) else classes
+    if values is not None and (len(values) != count or len(set(values)) != count):
+        raise UsageError(f"data_loader: values is {values}, for {count} classes; give another value for each class")
+    if isinstance(classes, (list, tuple)):
+        return list(classes)
     if classes is None:
         classes = 1 + max(int(np.where(m == IGNORED, 0, m).max()) for m in (mask_values(path) for _, path in samples))
         log.info(
@@ -226,10 +247,10 @@ def class_names(
             f"reading them all"
         )
     count = int(classes)  # type: ignore[arg-type]
-    if count > IGNORED:
+    if not 1 <= count <= IGNORED:
         raise DataError(
-            f"the masks have {count:,} classes, by their largest value, but at most {IGNORED} fit, as {IGNORED} stands "
-            f"for ignored pixels; give the values that stand for the classes: data_loader.args.values"
+            f"the masks have {count:,} classes, by `classes` or their largest value, but 1 to {IGNORED} fit, as "
+            f"{IGNORED} stands for ignored pixels; give the values that stand for the classes: data_loader.args.values"
         )
     return [str(number) for number in range(count)]
 

@@ -1,28 +1,29 @@
 """Tables: CSV and Parquet files with a row per sample. They are read by polars: make extra NAME=tables."""
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.files.whole_batches import WholeBatches
 from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before, training_samples
 from data_loader.engine.paths import place
 from data_loader.engine.splits import split_evenly
 from data_loader.engine.texts.plain_text import by_number, shown
-from data_loader.engine.texts.tables import Table, read_table
+from data_loader.engine.texts.tables import Table, read_table, whole
 from data_loader.engine.unlabeled import Unlabeled, row_names
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 from utils.tensors import to_device
 
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+MISSING = ("", "NA", "N/A", "#N/A", "n/a", "<NA>", "NaN", "nan", "null", "NULL")
 LARGEST = 1e100  # whose squares still add up
 Task = Literal["classification", "regression"]
 
@@ -38,7 +39,7 @@ class TableDataLoader(BaseDataLoader):
     file: a table with a header. target: the column to predict.
     features: the columns to predict from (default: all others). drop: columns to leave out.
     categorical, numeric: columns whose type is not to be found: text is categories, unless most of it is numbers.
-    task: default: regression for a target of numbers, else classification.
+    task: default: classification for a target of text, or of up to 20 whole numbers that recur; else regression.
     test_file: the table for testing; or test_split: rows of `file` that are only for testing, a fraction or a number,
         with each class's share; the same ones for every seed.
     missing: what stands for a missing value. separator, encoding: of CSV files, which gzip may have packed
@@ -95,10 +96,10 @@ class TableDataLoader(BaseDataLoader):
         if learned is not None:
             task = learned["task"]
         elif task is None:
-            task = "regression" if table.is_numeric(target) else "classification"
+            task = "classification" if table.is_classes(target) else "regression"
         if test_split and predict is None:
             table = table.part(_test_rows(table, target, task, test_split) != training)
-        rows = Rows(table, target, task)
+        rows = TableRows(table, target, task)
         super().__init__(rows, batch_size, **kwargs)
         if learned is None:
             fitted_on = training_samples(self)
@@ -111,10 +112,10 @@ class TableDataLoader(BaseDataLoader):
         count_classes(self)
 
 
-class Rows(Dataset):
+class TableRows(WholeBatches):
     """The rows of a table in memory; whole batches are read at once. `encode` comes before reading."""
 
-    in_memory = uses_sample_keys = True
+    in_memory = True
 
     def __init__(self, table: Table, target: str, task: Task):
         self.table, self.target, self.task = table, target, task
@@ -126,7 +127,7 @@ class Rows(Dataset):
         self.tensors: list[Tensor] = []
 
     def fit_target(self, rows: np.ndarray) -> dict[str, Any]:
-        """What is learned of the target in these rows."""
+        """What is learned from the target in these rows."""
         if self.codes is None:
             values = self.labels[rows]
             return {"target_mean": float(values.mean()), "target_std": float(values.std()) or 1.0}
@@ -134,10 +135,12 @@ class Rows(Dataset):
         return {"classes": learn_classes(self.class_names, self.codes, rows, where)}
 
     def encode(self, learned: dict[str, Any]) -> None:
-        """Make inputs and targets of the table by what was learned of the training samples."""
+        """Make inputs and targets of the table by what was learned from the training samples."""
         if self.codes is not None:
             place = functools.partial(self.table.place, name=self.target)
-            self.labels = class_numbers(self.class_names, self.codes, learned["classes"], place).astype(np.int64)
+            self.labels = class_numbers(
+                self.class_names, self.codes, list(map(whole, learned["classes"])), place
+            ).astype(np.int64)
         targets = torch.from_numpy(self.labels)
         self.tensors = [_encode(self.table, learned), targets if self.codes is not None else targets.float()]
 
@@ -158,10 +161,6 @@ class Rows(Dataset):
         index = to_device(torch.from_numpy(np.asarray(indices)), inputs.device)
         return inputs.index_select(0, index), targets.index_select(0, index)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
-
 
 def _one_of(predict: list[str]) -> str:
     if len(predict) > 1:
@@ -172,10 +171,10 @@ def _one_of(predict: list[str]) -> str:
 
 
 def _report_new(table: Table, categories: dict[str, list[str]]) -> None:
-    """Say which categories of a table to predict are new to the model."""
+    """Log which categories of a table to predict are unknown to the model."""
     for name, known in categories.items():
         texts = table.texts(name)
-        if new := set(texts).difference(known):
+        if new := set(texts).difference(map(whole, known)):
             count = sum(text in new for text in texts)
             values = shown([repr(text) for text in sorted(new)])
             log.warning(
@@ -184,7 +183,7 @@ def _report_new(table: Table, categories: dict[str, list[str]]) -> None:
             )
 
 
-# --- what is learned of the training samples
+# --- what is learned from the training samples
 
 
 def _features(table: Table, target: str, features: list[str] | None, drop: Sequence[str]) -> list[str]:
@@ -193,9 +192,10 @@ def _features(table: Table, target: str, features: list[str] | None, drop: Seque
         table.series(name)  # raises DataError if there is none
     if target in (features or ()):
         raise UsageError(f"data_loader: '{target}' is the target, and among the features; remove it from features")
-    if "" in table.data.columns and "" not in (features or ()):
-        log.info(f"{table.path}: the column without a name is left out; it often numbers the rows")
-        drop = [*drop, ""]
+    for name in table.data.columns:
+        if re.fullmatch(r"|Unnamed: \d+", name) and name not in (features or ()):
+            log.info(f"{table.path}: the column {name or 'without a name'} is left out; it often numbers the rows")
+            drop = [*drop, name]
     names = [
         name for name in table.data.columns if name != target and name not in drop and name in (features or [name])
     ]
@@ -239,7 +239,7 @@ def _fit(
                 table.check_words(name)
             texts = table.texts(name)
             categories[name] = sorted({texts[row] for row in rows.tolist()}, key=by_number)
-            if len(categories[name]) > max(50, len(rows) // 2):
+            if len(categories[name]) > max(20, len(rows) // 2):
                 log.warning(
                     f"{table.path}: the column '{name}' has {len(categories[name]):,} different values in "
                     f"{len(rows):,} training samples; if it only names the row, leave it out: drop: ['{name}']"
@@ -255,7 +255,7 @@ def _encode(table: Table, learned: dict[str, Any]) -> Tensor:
     for name in learned["flags"]:
         columns.append(np.isnan(table.numbers(name)))
     for name, values in learned["categories"].items():
-        index = {value: i for i, value in enumerate(values, 1)}
+        index = {whole(value): i for i, value in enumerate(values, 1)}
         columns.append(np.array([index.get(text, 0) for text in table.texts(name)]))
     return torch.from_numpy(np.stack(columns, axis=1).astype(np.float32))
 
@@ -293,6 +293,8 @@ def _report(table: Table, learned: dict[str, Any], target: str, n: int) -> str:
     missing = {name: table.data[name].null_count() for name in names}
     gaps = shown([f"{name} {count:,}" for name, count in missing.items() if count])
     what = f"{len(learned['classes'])} classes" if "classes" in learned else "numbers"
+    if "classes" in learned and table.is_numeric(target):
+        what += " (task: regression, if they are numbers to predict)"
     return (
         f"{table.path}: {n:,} of {len(table):,} rows train; {len(learned['numbers'])} columns of numbers, "
         f"{len(learned['categories'])} of categories; the target '{target}' is {what}; missing values: {gaps or 'none'}"

@@ -173,7 +173,7 @@ class TarSamples(Dataset):
 
     def _target(self, index: int, row: np.void) -> Any:
         if not self.wanted.target:
-            return 0  # of no use
+            return 0  # not used
         if self.labels is None:
             return _array(self.tars.read(row["tar"], row["target_start"], row["target_size"]))
         label = self.labels[index]

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts, count_classes
+from data_loader.engine.files.whole_batches import WholeBatches
 from data_loader.engine.learned import class_numbers, coded, learn_classes, learned_before, training_samples
 from data_loader.engine.paths import place
+from data_loader.engine.texts.plain_text import is_no_text
 from data_loader.engine.texts.text_files import LabeledTexts, read_folders, read_table, read_unlabeled
 from data_loader.engine.texts.tokens import Encoder, Ragged, Unit, learn
 from data_loader.engine.unlabeled import Unlabeled, row_names
@@ -25,7 +26,7 @@ IGNORED = -100  # the label of padding, which cross-entropy does not count
 class TextDataLoader(BaseDataLoader):
     """Texts as tokens int64 [B, T], 0 where a text is shorter than the longest of its batch, and classes int64 [B].
 
-    Which classes there are, and the vocabulary, is learned of the training samples alone, not of those that validate,
+    Which classes there are, and the vocabulary, is learned from the training samples alone, not of those that validate,
     and saved as facts. A token that no training sample has is 1.
 
     tokens: bytes, characters, words, or ngrams: hashed n-grams of characters, for an EmbeddingBag.
@@ -126,10 +127,10 @@ class TextFolderDataLoader(TextDataLoader):
         super().__init__(rows, batch_size, training=training, predict=predict, **kwargs)
 
 
-class Texts(Dataset):
+class Texts(WholeBatches):
     """Encoded texts in memory; whole batches are read at once. `encode` comes before reading."""
 
-    in_memory = uses_sample_keys = True
+    in_memory = True
 
     def __init__(self, rows: LabeledTexts):
         self.class_names, self.codes = coded(rows.labels)  # until `encode`, `labels` are these codes
@@ -137,7 +138,7 @@ class Texts(Dataset):
         self.tokens: Ragged | None = None
 
     def encode(self, rows: LabeledTexts, learned: dict[str, Any], with_labels: bool = True) -> None:
-        """By what was learned of the training samples. Raises DataError for a class that these do not have."""
+        """By what was learned from the training samples. Raises DataError for a class that these do not have."""
         self.tokens = Encoder(learned)(rows.texts)
         if with_labels:
             numbers = class_numbers(self.class_names, self.codes, learned["classes"], rows.places.__getitem__)
@@ -160,10 +161,6 @@ class Texts(Dataset):
         assert self.tokens is not None, "encode() comes first"
         index = np.asarray(indices)
         return torch.from_numpy(self.tokens.padded(index)), torch.from_numpy(self.labels[index])
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        tokens, labels = self.__getitems__([index])
-        return tokens[0], labels[0]
 
 
 def _report(texts: Texts, learned: dict[str, Any], n: int) -> str:
@@ -204,11 +201,10 @@ class LanguageModelDataLoader(BaseDataLoader):
         predict: list[str] | None = None,
         **kwargs,
     ):
-        _refuse(predict)
         if block_size < 1 or stride < 1:
             raise UsageError(f"data_loader: block_size is {block_size} and stride {stride}; give 1 or more for both")
-        source = _source(file, test_file, training)
-        size = size_of_file(source)
+        source = _source(file, test_file, training, predict)
+        size = Path(source).stat().st_size
         held_out = _held_out(size, validation_split) if training else 0
         blocks = Blocks(source, 0, size - held_out, block_size, stride if training else block_size)
         valid = Blocks(source, size - held_out, held_out, block_size, block_size) if held_out else None
@@ -227,10 +223,8 @@ def _held_out(size: int, validation_split: float | int) -> int:
     return held_out
 
 
-class Blocks(Dataset):
+class Blocks(WholeBatches):
     """Sample i is the block_size + 1 bytes of a file that begin at start + i * stride."""
-
-    uses_sample_keys = True
 
     def __init__(self, file: str, start: int, length: int, block_size: int, stride: int):
         """start, length: the part of the file that is read, in bytes."""
@@ -262,10 +256,6 @@ class Blocks(Dataset):
         block = torch.from_numpy(self.bytes[places].astype(np.int64))
         return block[:, :-1], block[:, 1:]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
-
 
 class LinesDataLoader(BaseDataLoader):
     """Lines of a text file, each a sample, for models that predict the next byte: inputs and targets int64 [B, T].
@@ -286,21 +276,19 @@ class LinesDataLoader(BaseDataLoader):
         predict: list[str] | None = None,
         **kwargs,
     ):
-        _refuse(predict)
         if block_size < 1:
             raise UsageError(f"data_loader: block_size is {block_size}; give 1 or more")
-        lines = Lines(_source(file, test_file, training), block_size)
+        lines = Lines(_source(file, test_file, training, predict), block_size)
         self.facts = {"vocab_size": 256, "block_size": block_size}
         super().__init__(lines, batch_size, **kwargs)
 
 
-class Lines(Dataset):
+class Lines(WholeBatches):
     """The lines of a file, without those that are empty."""
 
-    in_memory = uses_sample_keys = True
+    in_memory = True
 
     def __init__(self, file: str, block_size: int):
-        size_of_file(file)
         text = [line[: block_size - 1] for line in Path(file).read_bytes().splitlines() if line.strip()]
         if not text:
             raise DataError(f"{file} has only empty lines; give a file of text")
@@ -319,31 +307,21 @@ class Lines(Dataset):
         targets = line[:, 1:]
         return line[:, :-1].masked_fill(targets == IGNORED, 0), targets
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        inputs, targets = self.__getitems__([index])
-        return inputs[0], targets[0]
 
-
-def _refuse(predict: list[str] | None) -> None:
+def _source(file: str, test_file: str | None, training: bool, predict: list[str] | None) -> str:
+    """The file of text that is read. Raises DataError if it is none, or has nothing."""
     if predict is not None:
         raise UsageError(
-            "data_loader: a language model predicts the next byte at each place, which is no row of a table; test.py "
+            "data_loader: a language model predicts the next byte at each place, which is not a table row; test.py "
             "gives its loss on a text, data_loader.args.test_file, and the callback GeneratedText what it writes"
         )
-
-
-def _source(file: str, test_file: str | None, training: bool) -> str:
-    """The file that is read."""
     if (source := file if training else test_file) is None:
         raise UsageError("data_loader: there is no test data; set data_loader.args.test_file to a text file")
-    return str(place(source))
-
-
-def size_of_file(file: str) -> int:
-    """In bytes; raises DataError if there is no such file, or nothing in it."""
-    path = Path(file)
+    path = place(source)
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to a text file")
-    if not path.stat().st_size:
-        raise DataError(f"{path} is empty; give a file of text")
-    return path.stat().st_size
+    with open(path, "rb") as opened:
+        head = opened.read(8)
+    if wrong := is_no_text(head) or ("empty" if not head else None):
+        raise DataError(f"{path} is {wrong}; give a file of text")
+    return str(path)

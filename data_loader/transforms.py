@@ -55,6 +55,11 @@ class RandomAffine(OfBatches):
                 "RandomAffine: translate, center, fill, interpolation, and several numbers for scale or shear are of "
                 "torchvision's transform, which needs degrees; add it, such as degrees: 10, or degrees: 0"
             )
+        if scale < 0 or not abs(shear) < 90:
+            raise UsageError(
+                f"RandomAffine: scale is {scale} and shear is {shear}; give a scale of 0 or more (0.1: between 1 / 1.1 "
+                f"and 1.1), and a shear below 90 degrees"
+            )
         self.rotate, self.shift, self.scale, self.shear = rotate, shift, scale, shear
 
     def __bool__(self) -> bool:
@@ -80,6 +85,8 @@ class RandomCropFlip(OfBatches):
     """Shift each image by up to `crop` pixels in x and in y, reflecting its edges. flip: mirror half of them."""
 
     def __init__(self, crop: int = 0, flip: bool = False):
+        if crop < 0:
+            raise UsageError(f"RandomCropFlip: crop is {crop}; give a number of pixels, 0 or more")
         self.crop, self.flip = crop, flip
 
     def __bool__(self) -> bool:
@@ -100,8 +107,10 @@ class RandomCropFlip(OfBatches):
 
 
 def mirror(index: Tensor, size: int) -> Tensor:
-    """Reflect indices outside 0 ... size - 1 back into it."""
-    return size - 1 - (size - 1 - index.abs()).abs()
+    """Reflect indices outside 0 ... size - 1 back into it, as often as needed."""
+    period = max(2 * (size - 1), 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
 
 
 def RandomErasing(
@@ -115,7 +124,7 @@ def RandomErasing(
     return _of_torchvision("RandomErasing", p=p, scale=scale, ratio=ratio, value=value, inplace=inplace)
 
 
-# -- torchvision's, which decode a large file no finer than they need it -----------------------------------------------
+# -- torchvision's; they decode large files only at the resolution they need -------------------------------------------
 
 
 def _of_torchvision(name: str, **arguments: Any) -> Any:
@@ -139,7 +148,7 @@ class OfFiles:
     """A transform of torchvision that has a faster way for an image that is not decoded yet; define both."""
 
     decodes = True  # it takes an image file that is not decoded yet (data_loader/engine/images/decode.py)
-    changes_by_itself = ("_usual",)  # nothing that samples depend on
+    changes_by_itself = ("_usual",)  # does not affect samples
 
     def torchvision(self) -> Any:
         raise NotImplementedError

@@ -102,9 +102,9 @@ class ImageFolderDataLoader(_ImageFilesDataLoader):
 
     Training sees random crops (at least `min_area`, by default 0.08, of the image) and mirror images, evaluation the
     center. `transforms` and `eval_transforms` replace these; they must make all images equally large.
-    `val`, `valid` or `validation` validates if it is there. A data_dir without `train` is one folder of class folders,
-    to be used with validation_split. train_folder, valid_folder, test_folder: other names; '' leaves a valid_folder
-    out.
+    `val`, `valid`, `validation` or `dev` validates if it is there. A data_dir without `train` is one folder of class
+    folders, to be used with validation_split. train_folder, valid_folder, test_folder: other names; '' leaves a
+    valid_folder out.
     Classes are numbered in the order of the folder names in training, for testing too.
     cache: decode each image once, to a short side of `cache_size` (default: size / 0.875), into a file that is read
     from then on; true, or the folder for it (default: data_dir/.image_cache).

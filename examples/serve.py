@@ -88,14 +88,12 @@ def app_of(run: str) -> FastAPI:
 
 def named_outputs(found: Predictions) -> dict[str, float]:
     """Of the first sample: probabilities or values; of a segmentation, the share of the pixels of each class."""
-    first = found.outputs[0]
+    first = torch.atleast_1d(found.outputs[0])
+    if len(first) == 1 and len(found.class_names) == 2:  # one output: the probability of the second class
+        first = torch.cat([1 - first, first])
     if first.dim() == 3:
-        if len(first) == 1:  # one output: the probability of the second class
-            first = torch.cat([1 - first, first])
         classes = first.argmax(dim=0).flatten()
         first = classes.bincount(minlength=len(first)) / len(classes)
-    elif len(found.class_names) == 2 and first.numel() == 1:  # one output: the probability of the second class
-        first = torch.cat([1 - first.reshape(1), first.reshape(1)])
     return dict(zip(found.class_names, first.reshape(-1).tolist(), strict=False))
 
 

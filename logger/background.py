@@ -5,9 +5,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from logger.console import log
 from logger.writer import RunInfo, Writer
 
@@ -15,8 +12,17 @@ WAITS = (1.0, 4.0, 15.0)  # seconds before each further attempt
 PATIENCE = 60.0  # seconds that the end of a run waits for what is left
 
 
+def _queued(method: str) -> Callable[..., None]:
+    """A method that puts a call of `method` in the queue; values that the caller may change later are copied."""
+
+    def put(self: "Background", *args: Any) -> None:
+        self._calls.put((method, tuple(dict(arg) if isinstance(arg, Mapping) else arg for arg in args)))
+
+    return put
+
+
 class Background(Writer):
-    """Passes each call on to `writer`, in order. A call that fails is tried again; training goes on whatever happens.
+    """Passes each call on to `writer`, in order. A call that fails is retried; training continues in any case.
 
     missing: gives the points of metrics.jsonl that `close` sends again where calls failed for good.
     """
@@ -34,28 +40,13 @@ class Background(Writer):
         self._thread = threading.Thread(target=self._work, name=f"logger-{self.name}", daemon=True)
         self._thread.start()
 
-    def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
-        self._calls.put(("scalars", (step, epoch, split, dict(values))))
-
-    def image(self, name: str, picture: Tensor, step: int) -> None:
-        self._calls.put(("image", (name, picture, step)))
-
-    def text(self, name: str, text: str, step: int) -> None:
-        self._calls.put(("text", (name, text, step)))
-
-    def histogram(self, name: str, values: np.ndarray, step: int) -> None:
-        self._calls.put(("histogram", (name, values, step)))
-
-    def embedding(
-        self, name: str, vectors: Tensor, labels: Sequence[str], images: Tensor | None = None, step: int = 0
-    ) -> None:
-        self._calls.put(("embedding", (name, vectors, labels, images, step)))
-
-    def result(self, step: int, values: Mapping[str, float]) -> None:
-        self._calls.put(("result", (step, dict(values))))
-
-    def catch_up(self, points: Sequence[Mapping[str, Any]]) -> None:
-        self._calls.put(("catch_up", (points,)))
+    scalars = _queued("scalars")
+    image = _queued("image")
+    text = _queued("text")
+    histogram = _queued("histogram")
+    embedding = _queued("embedding")
+    result = _queued("result")
+    catch_up = _queued("catch_up")
 
     def close(self) -> None:
         """Waits a minute at most for what is left, then lets the library finish."""
@@ -73,7 +64,8 @@ class Background(Writer):
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             self._lost += not self._done(*call)
-        if self._lost and self._done("catch_up", (self._missing(),)):
+        can_catch_up = type(self.writer).catch_up is not Writer.catch_up
+        if self._lost and can_catch_up and self._done("catch_up", (self._missing(),)):
             log.info(f"logger: {self.name} works again; no point is missing")
 
     def _done(self, method: str, args: tuple[Any, ...]) -> bool:
@@ -85,7 +77,7 @@ class Background(Writer):
             except Exception as e:
                 error = f"{type(e).__name__}: {e}"
             if wait is not None:
-                self._closing.wait(wait)  # at the end of a run, at once
+                self._closing.wait(wait)  # at the end of a run: without a delay
         if not self._lost:
             log.error(f"logger: {self.name}: {method} failed: {error}; the run goes on, and metrics.jsonl has it all")
         return False

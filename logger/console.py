@@ -38,7 +38,7 @@ def setup(verbosity: int, main: bool = True) -> None:
 
 @contextlib.contextmanager
 def started(verbosity: int, main: bool = True) -> Iterator[None]:
-    """`setup` for one run: handlers, level and propagation are afterwards what they were before."""
+    """`setup` for one run: handlers, level and propagation are restored afterwards."""
     handlers, level, propagate = list(log.handlers), log.level, log.propagate
     setup(verbosity, main)
     try:
@@ -72,6 +72,8 @@ class _ConsoleHandler(logging.Handler):
         text = self.format(record)
         if stream.isatty():
             text = fold(text, shutil.get_terminal_size().columns)
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)  # a letter that it lacks ends no run
         tqdm.write(text, file=stream)
         stream.flush()
 

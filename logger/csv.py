@@ -1,5 +1,7 @@
 """metrics.csv: a row per value, for spreadsheets and data frames. However often a run is killed, each is there once."""
 
+import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +25,11 @@ class CSV(Writer):
         self.file.write(self._unwritten if self.file.size or self._unwritten else HEADER)
 
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
-        rows = [f"{step},{epoch},{split},{_quoted(name)},{_text(value)}\n" for name, value in values.items()]
-        self.file.write("".join(rows).encode())
+        rows = io.StringIO()
+        for name, value in values.items():
+            shown = "" if value != value else repr(float(value))
+            csv.writer(rows, lineterminator="\n").writerow([step, epoch, split, name, shown])
+        self.file.write(rows.getvalue().encode())
 
     def files(self) -> list[AppendOnlyFile]:
         return [self.file]
@@ -33,11 +38,3 @@ class CSV(Writer):
         """Results of test.py stay: no run repeats them."""
         AppendOnlyFile(folder / FILE_NAME).cut(sizes.get(FILE_NAME, 0), keep=lambda row: b",test," in row)
         self._unwritten = unwritten.get(FILE_NAME, b"")
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"' if set(name) & set(',"\n') else name
-
-
-def _text(value: float) -> str:
-    return "" if value != value else repr(float(value))

@@ -1,4 +1,4 @@
-"""How long a run will take, said once after its first steps."""
+"""How long a run will take, logged once after its first steps."""
 
 import time
 

@@ -53,12 +53,12 @@ def image_grid(
 
 
 def unnormalized(images: Tensor, normalization: Normalization | None = None) -> Tensor:
-    """Images [B, C, H, W] with values 0..1, on the CPU.
+    """Images [B, C, H, W] with values 0..1, on the CPU; NaN and infinity are 0.
 
     normalization: the mean and std per channel that the images were normalized by; it is undone. None: scaled by the
     smallest and largest value of all images.
     """
-    images = images.detach().float().cpu()
+    images = images.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0)
     if normalization is not None and len(normalization[0]) in (1, images.shape[1]):
         mean, std = (torch.tensor(list(values)).view(1, -1, 1, 1) for values in normalization)
         return (images * std + mean).clamp(0, 1)

@@ -35,7 +35,7 @@ class MetricsJsonl:
         self.file.write(unwritten.get(FILE_NAME, b""))
 
     def points(self) -> list[dict[str, Any]]:
-        """What the file holds; without lines that are no points."""
+        """The points in the file; lines that are not points are skipped."""
         if not self.file.path.exists():
             return []
         found = [_point(line) for line in self.file.path.read_bytes().splitlines()]

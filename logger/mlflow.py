@@ -36,6 +36,7 @@ class MLflow(Writer):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # background.py tries again
         from mlflow import MlflowClient
+        from mlflow.entities import Param
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -51,15 +52,11 @@ class MLflow(Writer):
             tags = {**self.tags, TAG: id, "folder": str(run.folder), "command": run.command}
             self.run_id = self.client.create_run(place, run_name=run.folder.name, tags=tags).info.run_id
             known = {}
-        self._log_params({key: value for key, value in flat(run.config).items() if _name(key) not in known})
-        log.info(f"MLflow: run {self.run_id} of experiment {name}")
-
-    def _log_params(self, params: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        entities = [Param(_name(key), str(value)[:LONGEST]) for key, value in params.items()]
+        params = [(_name(key), str(value)[:LONGEST]) for key, value in flat(run.config).items()]
+        entities = [Param(key, value) for key, value in params if key not in known]
         for start in range(0, len(entities), PARAMS_AT_ONCE):
             self.client.log_batch(self.run_id, params=entities[start : start + PARAMS_AT_ONCE])
+        log.info(f"MLflow: run {self.run_id} of experiment {name}")
 
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
         from mlflow.entities import Metric

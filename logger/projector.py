@@ -26,7 +26,7 @@ def write(folder: Path, name: str, vectors: Tensor, labels: Sequence[str], image
         _sprite(images, rows).save(place / "images.png")
         size = f"single_image_dim: {images.shape[3]} single_image_dim: {images.shape[2]}"
         settings.append(f'sprite {{ image_path: "projector/images.png" {size} }}')
-    (folder / "projector_config.pbtxt").write_text("embeddings {\n  " + "\n  ".join(settings) + "\n}\n")
+    (folder / "projector_config.pbtxt").write_text("embeddings {\n  " + "\n  ".join(settings) + "\n}\n", "utf-8")
 
 
 def _sprite(images: Tensor, rows: int) -> Image.Image:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logger import hparams
 from logger.append_only_file import AppendOnlyFile
+from logger.console import log
 from logger.writer import RunInfo, Writer
 
 PREFIX = "events.out.tfevents."
@@ -78,7 +79,10 @@ class TensorBoard(Writer):
         """For the tab PROJECTOR, which shows the newest: each call replaces the files of the one before."""
         from logger import projector
 
-        projector.write(self.folder, name, vectors, labels, images)
+        try:
+            projector.write(self.folder, name, vectors, labels, images)
+        except OSError as e:  # a full disk; the next call writes them again
+            log.error(f"{self.folder}: the embedding could not be written: {e.strerror}; the run goes on")
 
     def result(self, step: int, values: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary

@@ -1,5 +1,6 @@
 """Fixtures for all tests: one thread, the real MNIST where it is at hand, scripts run as a person runs them."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +16,15 @@ if sys.platform == "win32":  # these need make, bash, or signals and limits that
     collect_ignore += ["utils/test_signals.py", "test_sweep.py", "utils/sweep"]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: no garbage collection need look at it, and none copies its pages in a forked child."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # else native libraries report at the exit what was not freed
 
 
 @pytest.fixture(scope="session", autouse=True)

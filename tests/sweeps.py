@@ -55,6 +55,14 @@ class Sweeps(House):
     def trials(self) -> list[Trial]:
         return Sweep.open(self.path).trials()
 
+    def study(self) -> Any:
+        """What Optuna has of it."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        backend = JournalFileBackend(str(self.path / "journal.log"))
+        return optuna.load_study(study_name="t/s", storage=optuna.storages.JournalStorage(backend))
+
     def rows(self) -> list[list[str]]:
         """The table without the times."""
         lines = (self.path / "table.csv").read_text().splitlines()

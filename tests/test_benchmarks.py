@@ -1,17 +1,18 @@
 """benchmarks/run.py: the scripts that it names are there, and what it writes is what they printed."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import run
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = "# Results\n\n## `python -m benchmarks.victoresque --data-dir data/`\n\nBy hand.\n\n```\nours 0.96\n```\n"
 
 
+@pytest.mark.slow
 def test_each_benchmark_is_there_and_has_help() -> None:
     code = f"""
 import contextlib, importlib, io, sys
@@ -26,7 +27,7 @@ for name in {list(run.ROWS)} + ["run"]:
             raise AssertionError(name)
     assert len(printed.getvalue().splitlines()) > 5, name
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = warm.run("-c", code, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
@@ -75,8 +76,7 @@ def test_bars(value: float, bar: str, met: bool) -> None:
 
 
 def bench(name: str, *args: str) -> str:
-    command = [sys.executable, "-m", f"benchmarks.{name}", *args]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm.run("-m", f"benchmarks.{name}", *args, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def bench(*args: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "benchmarks.gpu", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.slow
 def test_every_row_runs() -> None:
-    done = bench("--smoke")
+    done = warm.run("-m", "benchmarks.gpu", "--smoke", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     assert [row[0] for row in rows] == ["mlp", "mnist", "resnet18", "resnet50", "gpt2", "mnist-resident"]
@@ -26,6 +23,6 @@ def test_every_row_runs() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_gpu() -> None:
-    done = bench("gpt2")
+    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", "gpt2"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "no CUDA GPU here: nothing was measured" in done.stderr

@@ -1,12 +1,9 @@
 """predict.py: the order and the values of rows, ensembles, jobs that are killed, several processes, bad files."""
 
 import csv
-import os
 import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,9 @@ import torch
 from PIL import Image
 
 import predict as predict_script
-from tests.conftest import ROOT, Run
+from tests.conftest import ROOT
 from tests.tiny import Tiny, tiny
+from tests.trainer.checkpoint.harness import Child, alive, before
 from tests.trainer.parallel.ranks import on_ranks
 from trainer import load_model
 from trainer.inference import predict
@@ -161,6 +159,28 @@ def test_a_killed_job_is_not_continued_with_other_data(
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+def test_a_killed_job_over_an_array_that_changed(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its samples have numbers for names, which tell nothing of what is in the file."""
+    images, labels = digits()
+    np.save(tmp_path / "x.npy", images.astype(np.float32).reshape(N, 64))
+    np.save(tmp_path / "y.npy", labels)
+    files = f"inputs: {tmp_path}/x.npy, targets: {tmp_path}/y.npy, batch_size: 9"
+    tiny.train(f"data_loader={{type: ArrayDataLoader, args: {{{files}}}}}")
+    line: list[object] = ["-r", tiny.folder / "run", "--prob", "--data", tmp_path / "x.npy"]
+    add, out = Journal.add, tmp_path / "out.csv"
+
+    def dies(self: Journal, *args: Any) -> None:
+        add(self, *args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", dies)
+        with pytest.raises(KeyboardInterrupt):
+            rows(*line, out=out)
+    np.save(tmp_path / "x.npy", images[::-1].astype(np.float32).reshape(N, 64))
+    assert rows(*line, out=out) == rows(*line, out=tmp_path / "whole.csv")
+
+
 def on_a_rank(argv: list[str]) -> None:
     runpy.run_path(str(ROOT / "predict.py"))["main"](argv)
 
@@ -186,23 +206,24 @@ def test_several_processes_write_each_row_once(tiny: Tiny, scans: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_9(tiny: Tiny, scans: Path, run: Run, tmp_path: Path) -> None:
+def test_kill_9(tiny: Tiny, scans: Path, tmp_path: Path) -> None:
     """Whatever the moment, the table is the same in the end."""
     tiny.train()
     line = ["-r", str(tiny.folder / "run"), "--data", str(scans), "data_loader.args.batch_size=1", "--out"]
     rows(*line[:-1], out=tmp_path / "whole.csv")
-    command = [sys.executable, str(ROOT / "predict.py"), *line, str(tmp_path / "killed.csv")]
-    part, kills = tmp_path / "killed.csv.part", 0
+    command, kills = [*line, tmp_path / "killed.csv"], 0
+    part = tmp_path / "killed.csv.part"
+    slowly = before(Journal, "add", lambda *_: time.sleep(0.01), when=lambda *_: True)
     for wanted in (1, 8, 20):
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (part.is_file() and part.read_bytes().count(b"\n") > wanted):
+        child = Child(command, tmp_path, slowly, predict_script.main)
+        while (running := alive(child.pid)) and not (part.is_file() and part.read_bytes().count(b"\n") > wanted):
             time.sleep(0.001)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        if running:
+            child.signal(signal.SIGKILL)
+            child.wait()
             kills += 1
-    done = run("predict.py", *line, tmp_path / "killed.csv")
-    assert (done.returncode, kills >= 1) == (0, True), done.stderr
+    done = Child(command, tmp_path, main=predict_script.main).wait()
+    assert (done.code, kills >= 1) == (0, True), done.text
     assert (tmp_path / "killed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 

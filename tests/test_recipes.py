@@ -3,11 +3,8 @@ docs/training.md train on digits."""
 
 import csv
 import importlib.util
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests import warm
 from tests.conftest import ROOT
 from utils import config as configs
 
@@ -189,10 +187,7 @@ def test_a_dataset_class_of_ones_own_needs_no_loader(data: Path, tmp_path: Path)
     own = recipe(OWN)
     own["data_loader"]["args"] |= {"batch_size": 4}
     (tmp_path / "config/cells.yaml").write_text(yaml.safe_dump(own))
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for command in (["train.py", "-c", "config/cells.yaml", "--run-id", "one"], ["test.py", "-r", "saved/recipe/one"]):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
-        )
+        done = warm.run(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"loss +\d", done.stdout)

@@ -75,8 +75,8 @@ def test_folds_of_all_numbers_validate_every_sample_once(tiny: Tiny) -> None:
         ),
         ([FOLD.replace("fold: 2", "fold: 5")], "fold is 5; the 5 folds are numbered 0 to 4"),
         (["data_loader.args.weights=[1, 2]"], "weights has 2 entries, but there are 10 classes, with labels 0 to 9"),
-        (["data_loader.args.weights={seven: 2}"], "weights has 'seven', which is no class; the classes are 0, 1, 2, 3"),
-        (["data_loader.args.group=writer"], "group is writer, but a ImageTensors has no column or attribute of this"),
+        (["data_loader.args.weights={seven: 2}"], "weights has 'seven', which is not a class; the classes are 0, 1, 2"),
+        (["data_loader.args.group=writer"], "group is writer, but ImageTensors has no column or attribute of this"),
     ],
 )
 def test_what_does_not_fit_ends_before_the_run(tiny: Tiny, keys: list[str], message: str) -> None:

@@ -1,6 +1,7 @@
 """sweep.py: seeds, folds, grids and searches of one config; what it leaves behind, and what it does not accept."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -123,6 +124,18 @@ def test_a_trial_that_kills_its_process_is_recorded(house: Sweeps, monkeypatch: 
     assert "failed: killed 3 times without a new checkpoint; most often the machine ran out of memory" in result.text
 
 
+@pytest.mark.slow
+def test_a_process_that_cannot_start_at_once(house: Sweeps) -> None:
+    """As where its fork server has just been killed."""
+
+    def fail(*_: Any) -> None:
+        raise EOFError
+
+    patch = before(multiprocessing.get_context("fork").Process, "start", fail)
+    house.sweep("-c", "c.yaml", "--sweep-id", "s", "seed=1,2", "trainer.max_steps=1", patch=patch)
+    assert [trial.state for trial in house.trials()] == ["done", "done"]
+
+
 @pytest.mark.parametrize(
     "args, message",
     [
@@ -132,7 +145,7 @@ def test_a_trial_that_kills_its_process_is_recorded(house: Sweeps, monkeypatch: 
         ([], "every run would be the same; give a key several values, such as seed=1..5, or a space: -s"),
         (["seed=1,2", "--trials", "3"], "--trials is for a search; give its space too: -s FILE"),
         (["-s", "nothing.yaml"], "nothing.yaml: no such file"),
-        (["seed=5..1"], "seed=5..1: 5..1 is no range; give FIRST..LAST, both included, with FIRST below LAST"),
+        (["seed=5..1"], "seed=5..1: 5..1 is not a range; give FIRST..LAST, both included, with FIRST below LAST"),
         (["seed=1..2", "-s", "c.yaml"], "repeat the best: sweep.py -c SWEEP/best.yaml seed=..."),
         (["seed=1,2", "--jobs", "0"], "--jobs 0: expected 1 or more"),
         (["seed=1,2", "-r", "saved/t/x"], "no sweep; give the folder of one, or auto"),

@@ -114,6 +114,11 @@ def test_a_damaged_checkpoint_is_reported(tiny, test_py):
         test_py.main(["-r", str(path)])
 
 
+def test_a_file_of_another_kind_for_the_outputs(tiny, test_py):
+    with pytest.raises(UsageError, match=r"--save o\.txt: give a name that ends in \.npz"):
+        test_py.main(["-r", str(tiny.folder / "run"), "--save", "o.txt"])
+
+
 def test_outputs_of_each_sample(tiny, test_py, tmp_path):
     trainer = tiny.train()
     test_py.main(

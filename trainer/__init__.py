@@ -1,4 +1,4 @@
-"""What trains the model. Start with trainer.py; the folders are engine, but for callbacks/."""
+"""What trains the model. Start with trainer.py; the folders are engine, except callbacks/."""
 
 from trainer.checkpoint.load import load_model
 from trainer.engine.base_trainer import BaseTrainer

@@ -36,6 +36,9 @@ class GANTrainer(BaseTrainer):
         self.record(d_loss=self.discriminator_loss(real))
         self.record(loss=self.generator_loss(len(real)))
 
+    def unpack(self, batch: Any) -> Any:
+        return (batch,) if isinstance(batch, Tensor) else batch  # of a data set of images alone
+
     def inputs_of(self, batch: Any) -> Tensor:
         return torch.randn(len(batch[0]), self.model.latent, device=self.device)
 

@@ -9,6 +9,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from logger.console import log
+from utils.errors import UsageError
 from utils.patterns import matches, select
 
 
@@ -27,6 +28,11 @@ class WarmupCosineLR(LRScheduler):
         min_lr: float = 0.0,
         last_epoch: int = -1,
     ) -> None:
+        if total_steps < 1 or min_lr < 0 or not 0 <= warmup < (1 if isinstance(warmup, float) else math.inf):
+            raise UsageError(
+                f"lr_scheduler: WarmupCosineLR: total_steps is {total_steps}, warmup {warmup} and min_lr {min_lr}; "
+                f"give 1 or more, steps or a fraction from 0 to below 1, and 0 or more"
+            )
         self.total_steps, self.min_lr = total_steps, min_lr
         self.warmup_steps = int(total_steps * warmup) if isinstance(warmup, float) else warmup
         super().__init__(optimizer, last_epoch)
@@ -75,29 +81,30 @@ class MuonAdamW(Optimizer):
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         names = [name for group in groups for name, _ in group["params"]]
-        chosen = select(adamw, names, "optimizer.args.adamw") if adamw else []
-
-        def for_muon(name: str, p: Tensor) -> bool:
-            kept = name in chosen if adamw is not None else matches(name, self.USUAL)
-            return p.dim() == 2 and not kept
-
-        muon = [{**g, "params": [p for n, p in g["params"] if for_muon(n, p)]} for g in groups]
-        rest = [{**g, "params": [p for n, p in g["params"] if not for_muon(n, p)]} for g in groups]
-        parts = [[group for group in part if group["params"]] for part in (muon, rest)]
-        others = [n for g in groups for n, p in g["params"] if p.dim() == 2 and not for_muon(n, p)]
-        sizes = [sum(len(group["params"]) for group in part) for part in parts]
+        if adamw is None:
+            others = [name for name in names if matches(name, self.USUAL)]
+        else:
+            others = select(adamw, names, "optimizer.args.adamw")
+        muon, rest = list[dict[str, Any]](), list[dict[str, Any]]()
+        for group in groups:
+            for part, is_for_muon in ((muon, True), (rest, False)):
+                own = [p for n, p in group["params"] if (p.dim() == 2 and n not in others) == is_for_muon]
+                if own:
+                    part.append({**group, "params": own})
+        matrices = [n for group in groups for n, p in group["params"] if p.dim() == 2 and n in others]
+        sizes = [sum(len(group["params"]) for group in part) for part in (muon, rest)]
         log.info(
             f"MuonAdamW: Muon trains {sizes[0]} matrices; AdamW {sizes[1]} other parameters, of which matrices: "
-            f"{', '.join(others) or 'none'}"
+            f"{', '.join(matrices) or 'none'}"
         )
         options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-        super().__init__([*parts[0], *parts[1]], options)
-        n = len(parts[0])
+        super().__init__([*muon, *rest], options)
+        n = len(muon)
         self._inner: list[tuple[Optimizer, slice]] = []  # which of the groups each of the two trains
-        if parts[0]:
+        if muon:
             inner = Muon(self.param_groups[:n], momentum=momentum, adjust_lr_fn="match_rms_adamw", **options)
             self._inner.append((inner, slice(0, n)))
-        if parts[1]:
+        if rest:
             self._inner.append((AdamW(self.param_groups[n:], betas=betas, eps=eps, **options), slice(n, None)))
         self._share()
 

@@ -12,6 +12,8 @@ from trainer.engine.base_trainer import BaseTrainer
 class Trainer(BaseTrainer):
     """Supervised learning: a batch is (inputs, targets)."""
 
+    takes_pairs = True  # those of a dict, of (x1, x2, y), or of x alone, too: unpack makes them
+
     def train_step(self, batches: Sequence[Any]) -> None:
         for inputs, targets in self.micro_batches(batches):  # clears all gradients, then seeds and unpacks each
             with self.autocast():

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from utils.errors import UsageError
 
@@ -53,11 +53,7 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     add("-r", "--resume", metavar="RUN", help="continue a run: its folder, one of its checkpoints, or auto")
     add("-d", "--device", metavar="0,1", dest="devices", help=DEVICES)
     add("--run-id", metavar="ID", help="name of the run's folder (default: the current time)")
-    add(
-        "--check",
-        action="store_true",
-        help="check that the config trains and resumes, in about a minute; keeps no files",
-    )
+    add("--check", action="store_true", help="check in a minute that the config trains and resumes; keeps no files")
     add("--print-config", action="store_true", help="print the resolved config and exit")
     add("--replay", type=int, metavar="STEP", help="with -r: run this one step of the run again and exit")
     for option, key in options.items():
@@ -72,6 +68,8 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     arguments = Arguments(config_files=files, overrides=given.pop("short", []) + keys, **given)
     if not files and arguments.resume in (None, "auto"):
         parser.error(f"no config given; try: {Path(sys.argv[0]).name} -c config/digits.yaml")
+    if arguments.run_id is not None and arguments.resume not in (None, "auto"):
+        parser.error("--run-id names a new run, and -r RUN continues in its own folder; leave out one of them")
     return arguments
 
 
@@ -107,8 +105,26 @@ def parse_run(
     return args
 
 
-def parser_for(description: str, epilog: str = "") -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """argparse's, with advice where a key of the config was written like an option: --trainer.epochs=3"""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            from utils.config.files import did_you_mean, nearest  # with pydantic: only for an error
+
+            word = (unknown.split() or [""])[0].lstrip("-")
+            name = word.partition("=")[0]
+            options = {option.lstrip("-"): option for option in self._option_string_actions}
+            near = nearest(name, options) if len(name) > 1 else None
+            example = word if "." in word and "=" in word else "trainer.epochs=3"
+            without = f"; a key of the config is written without dashes: {example}"
+            message += did_you_mean(options[near]) if near else without
+        super().error(message)
+
+
+def parser_for(description: str, epilog: str = "") -> Parser:
+    return Parser(
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -117,7 +133,7 @@ def parser_for(description: str, epilog: str = "") -> argparse.ArgumentParser:
 
 
 def files_and_keys(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands after -c: config files, and KEY=VALUE, which may follow them."""
+    """Split the words after -c into config files and KEY=VALUE."""
     files = [word for word in words if "=" not in word or os.path.exists(word)]  # Path raises for a long name
     return files, [word for word in words if word not in files]
 

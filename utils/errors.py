@@ -24,15 +24,15 @@ class Stopped(Exception):
 
 
 class NotSaved(Stopped):
-    """The disk did not take what had to be saved. Nothing is wrong with the run, which can be continued."""
+    """The state or a log could not be written to the disk. The run itself is intact and can be continued."""
 
 
 class SampleError(Stopped):
-    """Samples could not be read or made a batch; names their indices. Before the first step, it is a UsageError."""
+    """Samples could not be read or collated; names their indices. Before the first step, it is a UsageError."""
 
 
 def dead_worker(error: BaseException, exit_codes: Iterable[int | None] = ()) -> SampleError | None:
-    """What to raise if torch found a dead data loader worker; None for any other error.
+    """The error to raise if torch found a dead data loader worker; None for any other error.
 
     exit_codes: of all workers, if known: torch does not always give that of the dead one.
     """
@@ -49,14 +49,14 @@ def dead_worker(error: BaseException, exit_codes: Iterable[int | None] = ()) -> 
     ended = "crashed" if ended_by else "ended by itself"
     return SampleError(
         f"a data loader worker {ended} ({text}); its own error, if it could print one, is above. "
-        f"data_loader.args.num_workers=0 reads the same samples in the main process, which shows the place"
+        f"data_loader.args.num_workers=0 reads the same samples in the main process, which shows where"
     )
 
 
 def _signal(exit_codes: Iterable[int | None]) -> str | None:
-    """What the signal is called that ended a worker, from the exit codes of all; None if none was."""
+    """The name of the signal that ended a worker, from the exit codes of all workers; None without one."""
     for code in exit_codes:
-        number = -code if code and code < 0 else (code or 0) - 128  # 137: as shells and containers say it
+        number = -code if code and code < 0 else (code or 0) - 128  # 137, as shells and containers report it
         if number > 0:
             return signal.strsignal(number)
     return None

@@ -17,7 +17,8 @@ CHECKPOINTS = "checkpoints"
 BEST = "model_best.pth"
 EXPORTED = (".onnx", ".pt2", ".safetensors")  # what files of export.py end with
 ENSEMBLE = "ensemble.json"  # in a folder of several runs: the names of those that predict together
-NOT_A_NAME = "expected a folder name without / and \\, of at most 255 bytes"  # the limit of nearly all file systems
+UNFIT = '/\\<>:"|?*' if os.name == "nt" else "/\\"  # in a folder's name; Windows would cut off what follows a colon
+NOT_A_NAME = f"expected a folder name without {' and '.join(UNFIT)}, of at most 255 bytes"  # as nearly all systems
 NOTHING_YET = {CHECKPOINTS, ".lock", ".tmp-config.yaml"}
 
 
@@ -134,7 +135,7 @@ def lock_file(file: IO[str]) -> None:
 
 def is_folder_name(name: str) -> bool:
     fits = name.strip() and name not in (".", "..") and len(name.encode(errors="replace")) <= 255
-    return bool(fits) and not any(c in "/\\" or not c.isprintable() for c in name)
+    return bool(fits) and not any(c in UNFIT or not c.isprintable() for c in name)
 
 
 def new_run(save_dir: str, name: str, run_id: str | None) -> Run:
@@ -152,7 +153,7 @@ def new_run(save_dir: str, name: str, run_id: str | None) -> Run:
 
 
 def _never_began(folder: Path) -> bool:
-    """Whether the process that made this folder was killed before it wrote the config."""
+    """Was the process that made this folder killed before it wrote the config?"""
     return not (folder / "config.yaml").exists() and {p.name for p in folder.iterdir()} <= NOTHING_YET
 
 
@@ -161,6 +162,8 @@ def find_run(resume: str) -> Run:
     path = Path(resume)
     if os.path.isfile(path):  # Path raises for a long name
         run = Run(path.parent.parent, path)
+        if path.suffix in (".yaml", ".yml", ".json"):
+            raise UsageError(f"-r {resume}: a config, expected a run's folder; to start a run, write -c {resume}")
         if path.parent.name != CHECKPOINTS or not (run.folder / "config.yaml").is_file():
             raise UsageError(
                 f"-r {resume}: this checkpoint is not in a run's folder (RUN/{CHECKPOINTS}/), so it cannot be "
@@ -178,8 +181,9 @@ def find_run(resume: str) -> Run:
             f"-r {resume}: a run of the 2020 template cannot be continued; start a new run from its weights with "
             f"-c FILE init_from={of_2020[-1]}"
         )
-    near = sorted(str(p.parent) for p in path.parent.glob("*/config.yaml")) if path.parent.is_dir() else []
-    there = f"; runs there: {', '.join(near[-5:])}" if near else ""
+    folder = path if os.path.isdir(path) else path.parent
+    near = sorted(folder.glob("*/config.yaml")) or sorted(folder.glob("*/*/config.yaml"))
+    there = f"; runs there: {', '.join(str(p.parent) for p in near[-5:])}" if near else ""
     raise UsageError(
         f"-r {resume}: neither a run nor a checkpoint; give a run's folder, a checkpoint file or auto{there}"
     )

@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
         return keys_of(*self)
 
     def part(self, which: slice | np.ndarray) -> "Wanted":
-        """Some of them: which is a slice, a mask, or their places."""
+        """A subset; which: a slice, a mask or positions."""
         again = self.occurrences
         return Wanted(self.seed, self.epoch, self.indices[which], None if again is None else again[which])
 

@@ -63,8 +63,8 @@ def drawn_keys(n: int, device: torch.device) -> Tensor:
 def augmented(dataset: Any, transforms: Sequence[Transform] | None) -> Any:
     """The data set with each sample passed through the transforms in order; itself without any.
 
-    A data set may have a method `with_transforms(transforms)` that does it in a better way.
-    Raises UsageError for what is no transform of samples.
+    A data set may have a method `with_transforms(transforms)` that does it faster.
+    Raises UsageError for an object that cannot transform samples.
     """
     if dataset is None or not transforms:
         return dataset
@@ -81,7 +81,7 @@ def augmented(dataset: Any, transforms: Sequence[Transform] | None) -> Any:
 
 
 class Augmented(Dataset):
-    """The samples of a data set, each passed through the transforms in order. All else is as the data set has it."""
+    """The samples of a data set, each passed through the transforms in order. Other attributes are the data set's."""
 
     def __init__(self, dataset: Any, transforms: Sequence[Transform]) -> None:
         self.__dict__.update(dataset=dataset, transforms=list(transforms))
@@ -93,12 +93,12 @@ class Augmented(Dataset):
         return apply(self.transforms, self.dataset[index])
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "dataset" not in self.__dict__:  # pickle asks before there is one
+        if name.startswith("__") or "dataset" not in self.__dict__:  # pickle reads attributes before __init__ has run
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What a callback changes is the data set's."""
+        """Attributes that a callback sets are set on the data set."""
         owner = self if name in self.__dict__ else self.dataset
         object.__setattr__(owner, name, value)
 
@@ -130,7 +130,7 @@ def of_image(transforms: Sequence[Transform], image: Any) -> Any:
 
 
 def as_tensor(image: Any) -> Any:
-    """uint8 [C, H, W] of a picture of PIL, or of what has `rgb()`; anything else as it is."""
+    """uint8 [C, H, W] of a picture of PIL, or from an object with `rgb()`; anything else unchanged."""
     if hasattr(image, "rgb"):
         image = image.rgb()
     if not type(image).__module__.startswith("PIL."):
@@ -143,15 +143,27 @@ def _call(transform: Transform, image: Any) -> Any:
     if _normalizes(transform) and getattr(image, "dtype", None) == torch.uint8:
         image = image.float() / 255  # the mean and std are of values 0..1
     try:
-        return transform(image)
+        found = transform(image)
+        if found is None:
+            raise TypeError("it returned None")
+        return found
     except Exception as e:
-        raise TransformError(f"{_name(transform)} failed for {shape_of(image)}: {describe(e)}{_hint(image, e)}") from e
+        hint = _hint(transform, image, e)
+        raise TransformError(f"{_name(transform)} failed for {shape_of(image)}: {describe(e)}{hint}") from e
 
 
-def _hint(image: Any, error: Exception) -> str:
-    """What to do where a transform is for other images."""
-    if isinstance(image, Tensor) and isinstance(error, AttributeError):
-        return "; transforms get tensors [C, H, W]: list ToPILImage before one that is for pictures of PIL"
+def _hint(transform: Transform, image: Any, error: Exception) -> str:
+    """Advice for a transform that needs images of another kind."""
+    if type(transform).__module__.startswith("albumentations"):
+        return (
+            "; call it in a function in data_loader/transforms.py: take a tensor [C, H, W], give it the array "
+            "image=image.permute(1, 2, 0).numpy(), and return a tensor [C, H, W] of its result['image']"
+        )
+    if isinstance(image, Tensor) and (isinstance(error, AttributeError) or "PIL" in str(error)):
+        return (
+            "; transforms get tensors [C, H, W] (leave out ToTensor): list ToPILImage before one that is for pictures "
+            "of PIL"
+        )
     if isinstance(image, (tuple, list)):
         return "; transforms get the image and its mask or boxes together: take one that knows torchvision's tv_tensors"
     return ""
@@ -169,10 +181,10 @@ def _as(dtype: torch.dtype, image: Tensor) -> Tensor:
 class BatchTransforms:
     """Calls the transforms in order with the (inputs, targets) of each training batch, on the run's device.
 
-    mixed: whether they have made labels [B] into probabilities [B, C].
+    mixed: whether they turned labels [B] into probabilities [B, C].
     """
 
-    changes_by_itself = ("mixed",)  # nothing that samples depend on
+    changes_by_itself = ("mixed",)  # does not affect samples
 
     def __init__(self, transforms: Iterable[Transform]) -> None:
         self.transforms, self.mixed = list(transforms), False
@@ -199,13 +211,30 @@ class BatchTransforms:
             if isinstance(transform, OfBatches):
                 inputs = transform.batch(inputs, drawn_keys(len(inputs), inputs.device))
             else:
-                inputs, targets = transform(inputs, targets)
+                _check_mixing(transform, inputs, targets)
+                mixed = transform(inputs, targets)
+                if not isinstance(mixed, (tuple, list)) or len(mixed) != 2:
+                    raise TypeError(f"{_name(transform)} returned {shape_of(mixed)}; return (inputs, targets)")
+                inputs, targets = mixed
         self.mixed = self.mixed or (was_labels and targets.dim() == 2)
         return inputs, targets
 
     def labels(self, targets: Any) -> Any:
         """The larger of the mixed labels of each sample, [B]; targets that were not mixed as they are."""
         return targets.argmax(dim=1) if self.mixed and isinstance(targets, Tensor) and targets.dim() == 2 else targets
+
+
+def _check_mixing(transform: Transform, inputs: Any, targets: Any) -> None:
+    name = type(transform).__name__
+    if name in MIXING and isinstance(targets, Tensor) and targets.dim() != (2 if targets.is_floating_point() else 1):
+        raise TypeError(
+            f"{name} mixes class numbers, int64 [B], or probabilities [B, C], but the targets are {shape_of(targets)}"
+        )
+    if name == "MixUp" and isinstance(inputs, Tensor) and not inputs.is_floating_point():
+        raise TypeError(
+            f"MixUp needs floats, got {shape_of(inputs)}; in transforms and eval_transforms, list "
+            f"{{type: ToDtype, args: {{dtype: float32, scale: true}}}}"
+        )
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------------

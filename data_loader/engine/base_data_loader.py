@@ -1,4 +1,4 @@
-"""BaseDataLoader: batches, the validation split, and a position that is nothing but a step number."""
+"""BaseDataLoader: batches, the validation split, and a position that is just a step number."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ from utils.errors import UsageError
 from utils.seed import mix
 from utils.tensors import to_device
 
-TRANSFORM_KEY = -4  # what `batch_transform` draws is drawn apart from what samples draw
+TRANSFORM_KEY = -4  # separates the draws of `batch_transform` from those of samples
 _CPU = torch.device("cpu")
 
 
@@ -45,7 +45,7 @@ class BaseDataLoader:
     group: a column; samples with the same value are never divided between training and validation.
     balanced: draw samples so that all classes come equally often; those of small classes several times an epoch.
     weights: draw samples by weight: a list by class, a mapping from class (1 if not named), a column, or an array [N].
-        With balanced, the shares of the classes. A sample that comes again is augmented anew.
+        With balanced, the shares of the classes. A repeated sample is augmented differently.
     transforms: applied in order to each training sample; eval_transforms: to those of validation and test instead
         (default: none). To the image, the first part of a sample; see augmentation.py.
     batch_transforms: applied in order to (inputs, targets) of each training batch on the run's device: MixUp, CutMix.
@@ -78,7 +78,7 @@ class BaseDataLoader:
         "sampler",
         "facts",
         "weighting",
-    )  # nothing that samples depend on
+    )  # does not affect samples
     for_evaluation = False
     unlabeled: Any = None  # of data for predict.py: names, paths and columns (unlabeled.py)
     _passes: Generator[Batch, None, None] | None = None  # pass after pass, from the workers that iter_epoch keeps
@@ -209,7 +209,7 @@ class BaseDataLoader:
 
     @property
     def size_varies(self) -> bool:
-        """May a batch have another number of samples than were read for it?"""
+        """Can the size of a batch differ from the number of samples read for it?"""
         whole = hasattr(self.dataset, "__getitems__") and not getattr(self.dataset, "uses_sample_keys", False)
         return self.collate_fn is not collate or whole
 
@@ -272,7 +272,7 @@ class BaseDataLoader:
         return self._load((0, 0, self.samples(self.sampler.batch(k))) for k in numbers)
 
     def names(self, indices: Sequence[int] | np.ndarray) -> list[str]:
-        """What the samples are called: by their files, by the data set's `names`, or by their numbers."""
+        """The names of the samples: their files, the data set's `names`, or their numbers."""
         return [name_of(self, int(index)) for index in indices]
 
     def _in_one_pass(self) -> Iterator[tuple[int, np.ndarray]]:

@@ -14,11 +14,11 @@ class Batch:
 
     data: what the collate function or `__getitems__` returned; None if no sample of the batch could be read.
     size: number of samples.
-    indices: those that were read, in the same order, int64 [size]; another number where `collate_fn` drops or adds any.
+    indices: those that were read, in the same order, int64 [size]; fewer or more if `collate_fn` drops or adds samples.
     bad: skipped samples, (index, reason).
     shard: which micro-batch of its step this is.
     occurrence: that of the first sample, where samples come several times in an epoch (utils/seed.py).
-    note: what a person should know of the data set, in the first batch that shows it.
+    note: what the user should know about the data set, in the first batch that shows it.
     """
 
     __slots__ = ("bad", "data", "indices", "note", "occurrence", "shard", "size")

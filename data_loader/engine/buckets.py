@@ -15,10 +15,6 @@ BUCKET_KEY = -7  # in which order the steps of a bucket come is drawn apart from
 
 def check_bucket(loader: Any) -> None:
     """Raise UsageError if the loader's option `bucket` does not fit the others."""
-    if loader.bucket < 0:
-        raise UsageError(
-            f"data_loader: bucket is {loader.bucket}; give a number of steps, such as 50, or 0 for no buckets"
-        )
     balanced, weights = loader._drawing
     if loader.bucket and (balanced or weights is not None):
         raise UsageError(

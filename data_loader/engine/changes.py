@@ -81,7 +81,7 @@ class DataState:
 
     def __init__(self, root: Any) -> None:
         self._start = Snapshot(root)
-        self._lost: set[str] = set()  # what no checkpoint holds; named once
+        self._lost: set[str] = set()  # values that a checkpoint cannot hold; reported once
 
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
@@ -131,7 +131,7 @@ def _held(owner: Any) -> Mapping[Any, Any]:
 
 
 def _is_watched(owner: Any) -> bool:
-    """Not functions, what is Python's own (a logger), and libraries' classes."""
+    """False for functions, Python's own objects (a logger) and classes of libraries."""
     if isinstance(owner, (list, dict)):
         return len(owner) <= SHORT
     if isinstance(owner, type):
@@ -142,7 +142,7 @@ def _is_watched(owner: Any) -> bool:
 def _differ(old: Any, new: Any) -> bool:
     """Can samples depend on the difference? Not on a file, say, that is opened when it is first read."""
     if _is_plain(old) and _is_plain(new):
-        return type(old) is not type(new) or repr(old) != repr(new)  # repr: NaN is like itself
+        return type(old) is not type(new) or repr(old) != repr(new)  # repr: NaN equals itself
     there = [value for value in (old, new) if value is not None and value is not MISSING]
     kinds = (*PLAIN, Tensor, np.ndarray, list, tuple, dict, set, Dataset)
     return len(there) == 2 or any(isinstance(value, kinds) or callable(value) for value in there)

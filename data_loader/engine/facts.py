@@ -78,7 +78,7 @@ def column_of(loader: Any, name: str, option: str) -> np.ndarray:
     found = _per_sample(dataset, find) if found is None else found
     if found is None:
         raise UsageError(
-            f"data_loader: {option} is {name}, but a {type(dataset).__name__} has no column or attribute of this name "
+            f"data_loader: {option} is {name}, but {type(dataset).__name__} has no column or attribute of this name "
             f"with one value for each of its {len(dataset)} samples; give it one, or a method column(name)"
         )
     return found

@@ -1,4 +1,4 @@
-"""What to say of samples that cannot be read, collated, sent or moved: which, what they look like, what to do."""
+"""Messages about samples that cannot be read, collated, sent or moved: which ones, their shapes, what to do."""
 
 import dataclasses
 import errno
@@ -30,7 +30,7 @@ def describe(error: BaseException) -> str:
 
 
 def _limit(error: BaseException) -> str:
-    """What to do where the system's limits are the cause."""
+    """Advice when a limit of the system is the cause."""
     number, text = getattr(error, "errno", None), str(error)
     if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text or "items of ancdata" in text:
         return (
@@ -72,6 +72,11 @@ def not_collated(indices: np.ndarray, samples: Sequence[Any], error: BaseExcepti
     lines += [f"  {kind}: samples {numbers(which)}" for kind, which in list(kinds.items())[:SHOWN]]
     if "<class 'PIL." in str(error):
         lines.append("Make tensors of pictures of PIL: set transforms and eval_transforms, to [ToImage] say")
+    elif differ and all(isinstance(s, tuple) and getattr(s[0], "dtype", None) == torch.uint8 for s in samples):
+        lines.append(
+            "Give all images one size: list RandomResizedCrop in transforms, and Resize with two numbers, "
+            "{type: Resize, args: {size: [224, 224]}}, in eval_transforms (one number is the short side alone)"
+        )
     elif is_own:
         lines.append("The error is in the data loader's own collate_fn; these are the samples that it was given")
     else:
@@ -83,7 +88,7 @@ def not_collated(indices: np.ndarray, samples: Sequence[Any], error: BaseExcepti
 
 
 def not_sent(indices: Sequence[int] | np.ndarray, data: Any, error: BaseException) -> SampleError:
-    """For a batch that does not get from a worker to the main process."""
+    """For a batch that cannot be sent from a worker to the main process."""
     return SampleError(
         f"the batch of samples {numbers(indices)} could not be sent from a data loader worker: {describe(error)}\n"
         f"  the batch: {shape_of(data)}\n"
@@ -107,7 +112,7 @@ def not_started(error: BaseException) -> SampleError:
 
 
 def not_moved(what: str, batch: Batch, error: BaseException) -> BaseException:
-    """what: `batch_transform failed for`, say. The error itself where it has nothing to do with this batch."""
+    """what: `batch_transform failed for`, say. Returns the error itself if this batch did not cause it."""
     if isinstance(error, torch.OutOfMemoryError):
         return error
     if dead := dead_worker(error):
@@ -128,20 +133,16 @@ def shape_of(value: Any) -> str:
     if isinstance(value, (Tensor, np.ndarray)):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     if isinstance(value, Mapping):
-        return _several("{", [f"{key}: {shape_of(v)}" for key, v in _first(value.items())], len(value), "}")
+        return _several("{", [f"{key}: {shape_of(v)}" for key, v in value.items()], "}")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = [f"{f.name}={shape_of(getattr(value, f.name, None))}" for f in dataclasses.fields(value)]
-        return _several(f"{type(value).__name__}(", parts[:SHOWN], len(parts), ")")
+        return _several(f"{type(value).__name__}(", parts, ")")
     if isinstance(value, (tuple, list)):
         left, right = "()" if isinstance(value, tuple) else "[]"
-        return _several(left, [shape_of(v) for v in value[:SHOWN]], len(value), right)
+        return _several(left, [shape_of(v) for v in value], right)
     return "None" if value is None else type(value).__name__
 
 
-def _first(items: Any) -> list[Any]:
-    return [item for item, _ in zip(items, range(SHOWN), strict=False)]
-
-
-def _several(left: str, parts: list[str], count: int, right: str) -> str:
-    more = [f"... {count} in all"] if count > len(parts) else []
-    return left + ", ".join(parts + more) + right
+def _several(left: str, parts: list[str], right: str) -> str:
+    more = [f"... {len(parts)} in all"] if len(parts) > SHOWN else []
+    return left + ", ".join(parts[:SHOWN] + more) + right

@@ -15,7 +15,7 @@ MOST = 16  # seeding one takes some 10 us for each sample
 
 
 def own_generators(user: Any, path: str = "") -> list[Any]:
-    """The random generators that an object refers to. Their state moves with use, so they are to be seeded before.
+    """The random generators that an object refers to. Their state moves with use, so they are seeded before use.
 
     path: what to call the object.
 
@@ -42,7 +42,7 @@ def seed(key: int, own: list[Any]) -> None:
     """Seed the global generators with `key`, and each own one with a key derived from it."""
     seed_all(key)
     for i, generator in enumerate(own):
-        derived = mix(key, i)  # the same seed would give the same numbers as the global ones
+        derived = mix(key, i)  # the same seed would repeat the numbers of the global generators
         if isinstance(generator, random.Random):
             generator.seed(derived)
         elif isinstance(generator, np.random.RandomState):

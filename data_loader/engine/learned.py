@@ -1,4 +1,4 @@
-"""What is learned of the training samples alone: classes, means and deviations; and the numbers that follow from it."""
+"""What is learned from the training samples alone: classes, means and deviations; and numbers derived from it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ NUMBERS = 2**24  # they have more numbers than this
 def learned_before(facts: dict[str, Any] | None, name: str, training: bool) -> Any:
     """What a training loader learned, an entry of its facts; None in training without facts, where it is learned now.
 
-    Raises UsageError where it is missing: nothing is learned of test data.
+    Raises UsageError where it is missing: nothing is learned from test data.
     """
     found = (facts or {}).get(name)
     if found is None and not training:
         raise UsageError(
-            "data_loader: data is read for testing by what was learned of the training samples, which is missing; give "
+            "data_loader: test data needs what was learned from the training samples, which is missing; give "
             "facts=loader.facts of the training loader (test.py takes them from the checkpoint)"
         )
     return found

@@ -1,6 +1,7 @@
-"""Several training sets in one: each gives its share of every epoch, whatever its size."""
+"""Several training sets in one: each contributes its share of every epoch, whatever its size."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ class MixtureDataLoader(BaseDataLoader):
     """Draws from several data loaders: loaders: {clean: {type: NAME, args: {...}}, web: {...}}.
 
     weights: the share of each, {clean: 3, web: 1}; None: by size, so that each sample comes once an epoch. An epoch has
-    as many samples as all loaders together; those of a small one come several times, augmented anew.
+    as many samples as all loaders together; samples of a small one are repeated with new augmentation.
 
     Each loader may hold out samples of its own, which validate under its name: val_clean_loss. The test data is that of
     all loaders. A `collate_fn` and a `batch_transform` are those of the first loader; the others must be of its class,
@@ -100,7 +101,7 @@ class MixtureDataLoader(BaseDataLoader):
 
 
 class Mixed(Dataset[Any]):
-    """Parts of several data sets, one behind the other."""
+    """Parts of several data sets, one after another."""
 
     def __init__(self, datasets: Sequence[Any], parts: Sequence[Samples]) -> None:
         self.datasets, self.parts = list(datasets), list(parts)
@@ -165,7 +166,7 @@ def _shares(loaders: dict[str, BaseDataLoader], weights: dict[str, float] | None
         raise UsageError("data_loader: loaders names no data loader; give some, such as {clean: {type: NAME}}")
     if weights is None:
         return None
-    if weights.keys() != loaders.keys() or min(weights.values()) < 0 or not max(weights.values()) > 0:
+    if weights.keys() != loaders.keys() or min(weights.values()) < 0 or not 0 < max(weights.values()) < math.inf:
         raise UsageError(
             f"data_loader: weights is {weights}; give each of {', '.join(loaders)} a number that is not negative, "
             f"at least one of them more than 0"
@@ -174,7 +175,7 @@ def _shares(loaders: dict[str, BaseDataLoader], weights: dict[str, float] | None
 
 
 def _shared(loaders: dict[str, BaseDataLoader], option: str) -> Any:
-    """What all loaders have in common: they are of one class, or it is the same object, or it normalizes alike."""
+    """What all loaders have in common: they are of one class, or the same object, or normalize alike."""
     found = {name: getattr(loader, option) for name, loader in loaders.items()}
     first, *others = found.values()
     normalized = {name: _normalization(value) for name, value in found.items()}

@@ -15,12 +15,9 @@ def by_name(datasets: Any) -> dict[str, Any]:
 
 
 def check_options(loader: Any, validation_split: float | int, folds: int | None) -> None:
-    if loader.batch_size < 1:
-        raise UsageError(f"data_loader: batch_size is {loader.batch_size}; give 1 or more")
-    if loader.num_workers < 0:
-        raise UsageError(f"data_loader: num_workers is {loader.num_workers}; give 0 or more")
-    if loader.prefetch < 1:
-        raise UsageError(f"data_loader: prefetch is {loader.prefetch}; give 1 or more batches per worker")
+    for option, least in {"batch_size": 1, "num_workers": 0, "prefetch": 1, "bucket": 0}.items():
+        if getattr(loader, option) < least:
+            raise UsageError(f"data_loader: {option} is {getattr(loader, option)}; give {least} or more")
     for name, dataset in by_name(loader.valid_dataset).items():
         of_its_own = f"valid_dataset {name}".rstrip()
         if validation_split or folds:

@@ -1,4 +1,4 @@
-"""Paths as configs give them, and the files in a folder without those that systems hide between them."""
+"""Paths as configs give them, and the files in a folder, without hidden files of the system."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ def is_hidden(name: str) -> bool:
 
 
 def files_below(folder: str | Path, suffixes: Sequence[str]) -> list[str]:
-    """The files with these suffixes in a folder and those below it, by path. Links are followed, but not in a circle.
+    """The files with these suffixes in a folder and those below it, by path. Follows links, but no cycles.
 
     Raises DataError for a folder that cannot be read.
     """

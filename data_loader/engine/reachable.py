@@ -60,10 +60,10 @@ def _parts(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, type):
         if is_own(value.__module__):
             for key, item in vars(value).items():
-                if key not in ("__init__", "__dict__", "__weakref__"):  # what only made the data set is past
+                if key not in ("__init__", "__dict__", "__weakref__"):  # only built the data set
                     item = getattr(item, "__func__", getattr(item, "fget", item))  # static, class method; property
                     yield f"{value.__name__}.{key}", item
-    elif not is_standard(type(value).__module__):  # a logger, say, knows all others
+    elif not is_standard(type(value).__module__):  # a logger refers to all others
         for key, item in attributes(value).items():
             yield joined(path, key), item
         for kind in type(value).__mro__:
@@ -116,7 +116,7 @@ def is_own(module: str | None) -> bool:
 
 @functools.cache
 def is_standard(module: str | None) -> bool:
-    """Is this a module of Python itself, whose objects are not looked into?"""
+    """Is this a module of Python itself, whose objects are not searched?"""
     if module in CONTAINERS:
         return False
     file = _file(module)

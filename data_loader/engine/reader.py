@@ -28,7 +28,7 @@ class Reader:
     Each sample is seeded by these and the seed, so that it does not depend on the worker, the rank or earlier reads.
     """
 
-    changes_by_itself = ("returns_list", "samples_draw", "generators")  # nothing that samples depend on
+    changes_by_itself = ("returns_list", "samples_draw", "generators")  # does not affect samples
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any], seed: int, skip_bad: bool) -> None:
         self.dataset, self.collate_fn, self.seed, self.skip_bad = dataset, collate_fn, seed, skip_bad
@@ -183,7 +183,7 @@ class Reader:
 
 
 def _shared_files(dataset: Any) -> list[str]:
-    """What to say of files that were open when the workers started: these share one position in each."""
+    """The note about files that were open when the workers started: all workers share one position in each."""
     found = [path for path, value in reachable(dataset, "dataset") if _is_open(value)]
     return [
         f"data_loader: {path} is open in all workers, which move its position for each other, so that they may read "

@@ -126,7 +126,7 @@ class StepSampler:
 class Draws:
     """Draws samples by weight, some of them several times: a function of the position and a key.
 
-    The weights of all samples, one behind the other, are cut into n equal parts, one per position, and a position draws
+    The weights of all samples, one after another, are cut into n equal parts, one per position, and a position draws
     the sample at a random place of its part (stratified sampling). So each epoch has of a sample, and of samples next
     to each other, what their weight is worth, up to one or two; equal weights give each sample once.
     """

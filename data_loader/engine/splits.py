@@ -67,7 +67,8 @@ def split_of(
     if n == 0:
         raise UsageError("data_loader: the data set has no samples; check where it looks for them")
     if (fold is None) != (folds is None):
-        raise UsageError(f"data_loader: fold is {fold} and folds is {folds}; give both, such as fold: 0, folds: 5")
+        missing = "fold" if fold is None else "folds"
+        raise UsageError(f"data_loader: {missing} is missing; give both, such as fold: 0, folds: 5")
     if folds is not None and validation_split:
         raise UsageError(
             f"data_loader: folds is {folds} and validation_split is {validation_split}, but both say what validates; "
@@ -124,7 +125,7 @@ def split_evenly(
 
 def _classes(labels: np.ndarray) -> np.ndarray:
     """Labels as numbers from 0; those with fractions in ten classes of equal size, in order."""
-    if labels.dtype.kind == "f" and (labels % 1 != 0).any():  # nor are nan and inf whole
+    if labels.dtype.kind == "f" and (labels % 1 != 0).any():  # nan and inf are not whole either
         labels = np.searchsorted(np.nanquantile(labels, np.linspace(0.1, 0.9, 9)), labels)
     return np.unique(labels, return_inverse=True)[1].reshape(-1)
 
@@ -168,12 +169,12 @@ def _ranks(n: int) -> np.ndarray:
 def held_out_count(n: int, validation_split: float | int) -> int:
     """How many of n samples are held out: a float is a fraction, an integer a count."""
     is_fraction = isinstance(validation_split, float)
-    count = int(n * validation_split) if is_fraction else int(validation_split)
-    if count < 0 or count >= n or (is_fraction and not 0 <= validation_split < 1):
+    if not 0 <= validation_split < (1 if is_fraction else n):
         raise UsageError(
             f"data_loader: validation_split is {validation_split}; give a fraction from 0.0 to below 1.0, or a number "
             f"of samples from 0 to {n - 1}"
         )
+    count = int(n * validation_split) if is_fraction else int(validation_split)
     if validation_split and not count:
         raise UsageError(
             f"data_loader: validation_split {validation_split} of {n} samples holds out no sample; give a larger one"

@@ -107,7 +107,7 @@ def _of_classes(loader: Any, given: Any, found: np.ndarray, names: Sequence[str]
         for name in map(str, given):
             if name not in known:
                 raise UsageError(
-                    f"data_loader: weights has '{name}'{did_you_mean(nearest(name, known))}, which is no class; the "
+                    f"data_loader: weights has '{name}'{did_you_mean(nearest(name, known))}, which is not a class; the "
                     f"classes are {', '.join(dict.fromkeys(known))}"
                 )
         by_name = {str(name): weight for name, weight in given.items()}

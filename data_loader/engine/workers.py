@@ -1,4 +1,4 @@
-"""Processes that read batches ahead. They ignore signals and end with the main process, however it ends."""
+"""Processes that read batches ahead. They ignore signals, and exit with the main process, even if it is killed."""
 
 import atexit
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data_loader.engine import shared_memory
 from data_loader.engine.batch import Batch
 from data_loader.engine.changes import Snapshot, log, shown
 from data_loader.engine.failures import FAILURES, describe, not_moved, not_sent, not_started
@@ -38,7 +39,7 @@ _running: "weakref.WeakSet[Generator[Batch, None, None]]" = weakref.WeakSet()
 
 
 class Loader(Protocol):
-    """What is read from: a BaseDataLoader."""
+    """The source of the batches: a BaseDataLoader."""
 
     num_workers: int
     prefetch: int
@@ -82,7 +83,7 @@ def _load(owner: Loader, requests: Iterator[Request], options: dict[str, Any]) -
         snapshot = Snapshot(owner)
         requests = itertools.chain(list(ahead), requests)
         ahead.clear()
-        loader = DataLoader(_InWorker(owner.reader()), sampler=noting(requests), **options)  # may have no end
+        loader = DataLoader(_InWorker(owner.reader()), sampler=noting(requests), **options)  # may be endless
         with _started(loader) as batches:
             for batch in batches:
                 this_pass, epoch, *_ = ahead.popleft()
@@ -149,7 +150,7 @@ def _stop(iterator: Any, processes: Sequence[BaseProcess]) -> None:
     """End the workers now. A traceback may keep the iterator, and with it the workers, until Python waits for them."""
     impatient = threading.Timer(PATIENCE, _signal_all, [processes])
     impatient.daemon = True
-    with contextlib.suppress(RuntimeError):  # Python is ending, and starts no threads
+    with contextlib.suppress(RuntimeError):  # Python is shutting down and starts no more threads
         impatient.start()
     try:
         iterator.__del__()  # torch's own shutdown, which may be called twice
@@ -158,6 +159,7 @@ def _stop(iterator: Any, processes: Sequence[BaseProcess]) -> None:
     finally:
         impatient.cancel()
         _kill(processes)
+        shared_memory.close(process.pid for process in processes)
 
 
 def _signal_all(processes: Sequence[BaseProcess]) -> None:
@@ -189,7 +191,7 @@ class _InWorker(Dataset[Any]):
     """Reads for a worker. Errors are returned: torch would replace the message of one that is raised by a traceback."""
 
     def __init__(self, reader: Reader) -> None:
-        self.reader = reader
+        self.reader, self.sender = reader, shared_memory.Sender()
         self.error: SampleError | None = None
 
     def __getitem__(self, request: Request) -> "Sent | SampleError | UsageError":
@@ -201,7 +203,7 @@ class _InWorker(Dataset[Any]):
         except (SampleError, UsageError) as e:
             return e
         try:
-            return Sent(batch)
+            return Sent(batch, self.sender)
         except Exception as e:
             return not_sent(indices, batch.data, e)
 
@@ -209,7 +211,7 @@ class _InWorker(Dataset[Any]):
         return bytes(ForkingPickler.dumps(self.reader))
 
     def __setstate__(self, state: bytes) -> None:
-        self.error = None
+        self.error, self.sender = None, shared_memory.Sender()
         try:
             self.reader = pickle.loads(state)
         except FAILURES as e:
@@ -219,8 +221,8 @@ class _InWorker(Dataset[Any]):
 class Sent:
     """A batch on its way from a worker, pickled here: where torch's queue fails to, the batch is just lost."""
 
-    def __init__(self, batch: Batch) -> None:
-        self.indices, self.pickled = batch.indices, bytes(ForkingPickler.dumps(batch))
+    def __init__(self, batch: Batch, sender: shared_memory.Sender) -> None:
+        self.indices, self.pickled = batch.indices, sender.dumps(batch)
 
     def batch(self) -> Batch | SampleError:
         """Raises OSError or EOFError if the worker that sent it is gone: its tensors came by a connection to it."""

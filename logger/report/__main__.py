@@ -8,6 +8,7 @@ python -m logger.report saved/a saved/b --paired seed            is B better tha
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from logger.report import page, paired, picture, table
 from logger.report.runs import Run, find
 from logger.report.settings import Metric, Setting, settings
+from utils.config.files import did_you_mean, nearest
 from utils.errors import UsageError
 from utils.exit_codes import exit_with
 
@@ -28,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.paired and len(args.folders) != 2:
         raise UsageError(f"--paired {args.paired}: expected two folders, A and B, got {len(args.folders)}")
     runs, broken = find(args.folders)
+    names = dict.fromkeys(name for run in runs for name in run.names())
+    if metric and names and metric.name not in names and not any(run.curve(metric.name) for run in runs):
+        hint = did_you_mean(nearest(metric.name, names))
+        raise UsageError(f"--metric {args.metric}: no run has it{hint}; they have {', '.join(names)}")
     comparison = None
     if args.paired:
         a, b = _sides(runs, broken, args.folders, args.paired)
@@ -43,15 +49,28 @@ def main(argv: list[str] | None = None) -> int:
             raise UsageError(f"--out {path}: {e.strerror or e}; give a file in a folder that you can write to") from e
     if args.json:
         result = table.as_json(found, broken) | ({"paired": comparison.as_json()} if comparison else {})
-        print(json.dumps(result, indent=2, default=str))
+        print(json.dumps(_strict(result), indent=2, default=str, allow_nan=False))
     else:
         _print(found, broken, comparison, args.out)
     return 0
 
 
+def _strict(value: Any) -> Any:
+    """NaN and infinity, which JSON lacks, as null."""
+    if isinstance(value, dict):
+        return {key: _strict(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_strict(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_in(run: Path, folder: Path) -> bool:
+    return run.is_relative_to(folder) or run.resolve().is_relative_to(folder.resolve())  # it may be a link
+
+
 def _sides(runs: Sequence[Run], broken: dict[Path, str], folders: Sequence[Path], key: str) -> list[list[Run]]:
     """The runs of A and those of B."""
-    sides = [[run for run in runs if run.folder.is_relative_to(folder)] for folder in folders]
+    sides = [[run for run in runs if _is_in(run.folder, folder)] for folder in folders]
     for folder, side in zip(folders, sides, strict=True):
         if not side:
             why = "".join(f"\n  {of}: {reason}" for of, reason in broken.items() if of.is_relative_to(folder))

@@ -50,7 +50,7 @@ def _of_file(path: Path) -> str:
 
 
 def _matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """As SVG: rows are what a sample is, columns what it is taken for; the darker, the larger its share of the row."""
+    """As SVG: rows are true classes, columns predictions; darker cells are larger shares of the row."""
     left = 20 + 7 * max(map(len, classes))
     size = left + CELL * len(classes), left + CELL * len(classes) + 20
     parts = [f'<svg class="matrix" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="confusion matrix">']

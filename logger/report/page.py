@@ -17,7 +17,7 @@ LIGHT = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6
 DARK = ("#4DA6E0", "#F0803C", "#2FC79A", "#E39CC5", "#F5B83D", "#8FD0F5", "#CDB04A")
 OTHERS = len(LIGHT)  # the number of the color of all further settings
 TESTS_SHOWN = 4  # runs of one name whose confusion matrix is shown
-RUNS_DRAWN = 60  # of one name, the best settings first: more curves cannot be told from each other
+RUNS_DRAWN = 60  # per name, the best settings first: more curves could not be distinguished
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --soft: #5c5c5c; --line: #d9d9d9; --back: #fff; --row: #f5f6f8 }

@@ -81,7 +81,7 @@ def _by_key(runs: Sequence[Run], key: str, which: str, metric: Metric) -> dict[s
     for run in runs:
         names = [name for name in run.config if f".{name}".endswith(f".{key}")]
         if len(names) != 1:
-            known = "no such key in" if not names else f"{' and '.join(names)} are both in"
+            known = f"{' and '.join(names)} are both in" if names else "no such key in"
             raise UsageError(f"--paired {key}: {known} the config of {run.folder}; give the full name of a key")
         best, value = run.best(metric.mode, metric.name), as_text(run.config[names[0]])
         if best is None:

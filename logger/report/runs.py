@@ -1,12 +1,14 @@
-"""What a run's folder says of it: config, curves, best and last values, time. Reads text files only, no torch."""
+"""Reads a run's folder: config, curves, best and last values, time. Reads text files only, no torch."""
 
+import contextlib
 import json
 import math
+import os
 import re
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +78,12 @@ class Run:
     def names(self) -> list[str]:
         """All that it logged: loss, accuracy, val_loss, test_loss, ..."""
         prefixes = {"train": "", "valid": "val_", "test": "test_"}
-        return list(
-            dict.fromkeys(
-                f"{prefix}{name}"
-                for split, prefix in prefixes.items()
-                for point in self.points.get(split, [])
-                for name, value in point.items()
-                if name not in NO_VALUES and not isinstance(value, (dict, list))
-            )
-        )
+        found: dict[str, None] = {}
+        for split, prefix in prefixes.items():
+            for point in self.points.get(split, []):
+                names = [k for k, value in point.items() if k not in NO_VALUES and not isinstance(value, (dict, list))]
+                found |= dict.fromkeys(prefix + name for name in names)
+        return list(found)
 
 
 def _values(points: Sequence[Point], name: str) -> Curve:
@@ -108,7 +107,11 @@ def _epoch_means(points: Sequence[Point], name: str) -> Curve:
 def find(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     """The runs in these folders, and the folders that are broken, with the reason. UsageError: there is none."""
     runs, broken = [], dict[Path, str]()
-    for folder in dict.fromkeys(found for given in folders for found in _run_folders(given)):
+    once: dict[Path, Path] = {}
+    for given in folders:
+        for folder in _run_folders(given, given.resolve()):
+            once.setdefault(folder.resolve(), folder)
+    for folder in once.values():
         try:
             runs.append(read(folder))
         except BrokenRun as e:
@@ -122,12 +125,14 @@ def find(folders: Sequence[Path]) -> tuple[list[Run], dict[Path, str]]:
     return runs, broken
 
 
-def _run_folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
+def _run_folders(folder: Path, root: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """root: where it began; a link to a folder in there would show its runs twice."""
     if any((folder / name).is_file() for name in SIGNS_OF_A_RUN):
         yield folder
     elif depth and folder.is_dir():
         for child in sorted(folder.iterdir()):
-            yield from _run_folders(child, depth - 1)
+            if not (child.is_symlink() and Path(os.path.realpath(child)).is_relative_to(root)):
+                yield from _run_folders(child, root, depth - 1)
 
 
 def read(folder: Path) -> Run:
@@ -159,7 +164,8 @@ def _points(path: Path) -> tuple[dict[str, list[Point]], int]:
     for line in lines:
         try:
             point = json.loads(line)
-            int(point["step"]), int(point["epoch"])
+            if not isinstance(point["step"], int) or not isinstance(point["epoch"], int):
+                raise TypeError
             points.setdefault(point["split"], []).append(point)
         except (ValueError, KeyError, TypeError):
             wrong += 1
@@ -194,10 +200,7 @@ def _read_log(run: Run) -> None:
 
 def _stamped(line: str) -> tuple[float | None, str]:
     """When a line of log.txt was written, and its text."""
-    if line[:2] != "20" or line[19:21] != "  ":
-        return None, line
-    try:
-        moment = time.strptime(line[:19], "%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return None, line
-    return time.mktime(moment), line[21:]
+    if line[:2] == "20" and line[19:21] == "  ":
+        with contextlib.suppress(ValueError):
+            return datetime.fromisoformat(line[:19]).timestamp(), line[21:]
+    return None, line

@@ -9,7 +9,7 @@ from logger.report.runs import Curve
 
 WIDTH, HEIGHT = 460, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 40
-POINTS = 200  # of a curve: more cannot be seen
+POINTS = 200  # per curve: more would not be visible
 FAR = 5.0  # a value this many times beyond the middle 90% of all is cut off
 
 

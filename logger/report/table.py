@@ -12,15 +12,10 @@ from logger.report.settings import MISSING, Setting, Summary, as_text, changed_k
 LONGEST = 60  # characters of a value of a config: the results must stay in sight; --json has all of it
 
 
-def columns(found: Sequence[Setting]) -> list[str]:
-    """The keys that differ, if all settings have one name: each is a column."""
-    return changed_keys([setting.config for setting in found]) if len({setting.name for setting in found}) == 1 else []
-
-
 def rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of a table of settings: what differs, then mean ± sd of the results."""
-    keys = columns(found)
     several = len({setting.name for setting in found}) > 1
+    keys = [] if several else changed_keys([setting.config for setting in found])  # each is a column
     metrics = {(setting.metric.mode, setting.metric.name) for setting in found}
     one_metric = found[0].metric.name if len(metrics) == 1 else ""
     head = [*(["name", "what differs"] if several else short_names(keys).values()), "runs"]
@@ -30,20 +25,16 @@ def rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
     lines = []
     shown = [fitted([as_text(setting.config.get(key, MISSING)) for setting in found]) for key in keys]
     for setting, values in zip(found, zip(*shown, strict=True) if keys else [()] * len(found), strict=True):
-        best = [number(setting.best)] if one_metric else [setting.metric.name, number(setting.best)]
-        lines.append(
-            [
-                *([setting.name, differing[id(setting)]] if several else values),
-                str(len(setting.runs)),
-                *best,
-                _rounded(setting.when),
-                number(setting.last),
-                number(setting.test),
-                duration(setting.seconds.mean),
-                _rounded(setting.speed),
-            ]
-        )
+        which = [setting.name, differing[id(setting)]] if several else values
+        metric = [] if one_metric else [setting.metric.name]
+        lines.append([*which, str(len(setting.runs)), *metric, *_results(setting)])
     return _without_empty(head, lines)
+
+
+def _results(setting: Setting) -> list[str]:
+    """What the columns from `best` to `samples/s` show."""
+    values = [number(setting.best), _rounded(setting.when), number(setting.last), number(setting.test)]
+    return [*values, duration(setting.seconds.mean), _rounded(setting.speed)]
 
 
 def run_rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
@@ -51,27 +42,21 @@ def run_rows(found: Sequence[Setting]) -> tuple[list[str], list[list[str]]]:
     lines = []
     for setting in found:
         for run in setting.runs:
-            one = Setting([run], setting.metric)
             state = "finished" if run.finished else f"not finished, step {run.step:,}"
-            results = [number(one.best), _rounded(one.when), number(one.last), number(one.test)]
             repeat = [as_text(run.config.get("seed")), as_text(run.config.get("data_loader.args.fold", MISSING))]
-            lines.append([str(run.folder), *repeat, *results, duration(run.seconds), _rounded(one.speed), state])
+            lines.append([str(run.folder), *repeat, *_results(Setting([run], setting.metric)), state])
     head = ["run", "seed", "fold", "best", "at step", "last", "test", "time", "samples/s", "state"]
     return _without_empty(head, lines)
 
 
 def text(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Columns with two spaces between them: words to the left, numbers to the right."""
-    widths = [max(len(row[i]) for row in (head, *lines)) for i in range(len(head))]
-    right = [
-        all(row[i][:1].isdigit() or row[i] in (MISSING, "") or row[i][:1] == "-" for row in lines)
-        for i in range(len(head))
-    ]
-    out = []
-    for row in (head, *lines):
-        cells = [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)]
-        out.append("  ".join(cells).rstrip())
-    return "\n".join(out)
+    columns = []
+    for name, *cells in zip(head, *lines, strict=True):
+        width = max(map(len, (name, *cells)))
+        is_number = all(cell[:1].isdigit() or cell in (MISSING, "") or cell[:1] == "-" for cell in cells)
+        columns.append([cell.rjust(width) if is_number else cell.ljust(width) for cell in (name, *cells)])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns, strict=True))
 
 
 def fitted(values: Sequence[str]) -> list[str]:

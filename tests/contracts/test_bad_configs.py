@@ -22,12 +22,17 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "no such file",
         {"files": ["y.yaml"]},
-        "y.yaml: no such file (did you mean 'x.yaml'?); configs in that folder: x.yaml",
+        "y.yaml: no such file (did you mean 'x.yaml'?)",
     ),
     (
         "near file name",
         {"files": ["xx.yaml"]},
-        "xx.yaml: no such file (did you mean 'x.yaml'?); configs in that folder: x.yaml",
+        "xx.yaml: no such file (did you mean 'x.yaml'?)",
+    ),
+    (
+        "file in config/",
+        {"config/letters.yaml": "", "files": ["leters.yaml"]},
+        "leters.yaml: no such file (did you mean 'config/letters.yaml'?)",
     ),
     (
         "a folder",
@@ -82,7 +87,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "two documents",
         {"x.yaml": "name: a\n---\nname: b\n"},
-        "x.yaml:2: this is not valid YAML (but found another document); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
+        "x.yaml:2: this is not valid YAML (found another document); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
     ),
     (
         "duplicate key",
@@ -151,7 +156,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "base missing",
         {"edit": ("name: demo\n", "name: demo\nbase: y.yaml\n")},
-        "x.yaml:2: base: y.yaml: no such file (did you mean 'x.yaml'?); configs in that folder: x.yaml",
+        "x.yaml:2: base: y.yaml: no such file (did you mean 'x.yaml'?)",
     ),
     (
         "base circle",
@@ -523,7 +528,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "KEY=VALUE no YAML",
         {"set": ["metrics=[accuracy"]},
-        "command line: metrics=[accuracy: this is not valid YAML (expected ',' or ']', but got '<stream end>'); check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above",
+        "command line: metrics=[accuracy: this is not valid YAML (expected ',' or ']', but got '<stream end>'); close all brackets, or put the value in quotes",
     ),
     (
         "KEY=VALUE empty key",
@@ -562,6 +567,21 @@ CASES: list[tuple[str, dict, str]] = [
         "command line: trainer={epochs: 3, epochs: 5}: trainer.epochs: duplicate key, first given on line 1; keep one of the two",
     ),
     # names
+    (
+        "argument beside args, that looks like a key",
+        {"edit": ("  args: {lr: 1e-3}\n", "  args: {lr: 1e-3}\n  weight_decay: 0.1\n")},
+        "x.yaml:14: optimizer.weight_decay: unknown key 'weight_decay'; arguments go under args:\naccepted keys of optimizer: type, args, groups, no_decay, layer_decay",
+    ),
+    (
+        "None",
+        {"set": ["lr_scheduler=None"]},
+        "command line: lr_scheduler=None: unknown name 'None'; no value is null in a config; trainer/ has Warmup; torch.optim.lr_scheduler ...",
+    ),
+    (
+        "a call",
+        {"set": ["arch=Net(width=3)"]},
+        "command line: arch=Net(width=3): unknown name 'Net(width=3)' (did you mean 'Net'?); model/ has Net, WideNet; torchvision.models ...",
+    ),
     (
         "unknown model",
         {"set": ["arch.type=Nte"]},
@@ -745,6 +765,7 @@ CASES: list[tuple[str, dict, str]] = [
 def test_message(house: Path, change: dict, said: str) -> None:  # noqa: F811
     for name, text in change.items():
         if "." in name:
+            (house / name).parent.mkdir(exist_ok=True)
             (house / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     if "edit" in change:
         assert change["edit"][0] in GOOD
@@ -805,7 +826,7 @@ def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
         (["-c", "{config}", "name=../elsewhere"], 'name=../elsewhere: got "../elsewhere", expected a folder name'),
         (
             ["-c", "{config}", "trainer.epochs"],
-            "trainer.epochs: no such file; configs in that folder: none; to set a key of the config, write KEY=VALUE",
+            "trainer.epochs: no such file; to set a key of the config, write KEY=VALUE",
         ),
         (["{config}"], "to use a config file, write -c FILE"),
         ([], "no config given"),

@@ -1,16 +1,14 @@
 """Every optional feature goes by deleting its files: all modules still import, all remaining configs are still valid,
 and two steps train."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import new_project
+from tests import warm
 
 ROOT = Path(__file__).resolve().parents[2]
 FEATURES = {  # its files, without its tests
@@ -36,6 +34,7 @@ FEATURES = {  # its files, without its tests
     "images": ["data_loader/vision.py", "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml",
                "config/mnist_vit.yaml", "config/ants_bees.yaml", "config/victoresque.json"],
     "transforms of images": ["data_loader/vision.py", "data_loader/data_loaders.py", "data_loader/transforms.py",
+                             "data_loader/segmentation.py", "config/segmentation.yaml",
                              "config/mnist.yaml", "config/mnist_best.yaml", "config/gan.yaml", "config/mnist_vit.yaml",
                              "config/victoresque.json", "config/digits.yaml", "config/ants_bees.yaml"],
     "the gallery of image models": ["model/vision.py", "config/digits.yaml", "config/mnist.yaml",
@@ -107,30 +106,45 @@ trainer: {max_steps: 2}
 """
 
 
+@pytest.fixture(scope="module")
+def sources() -> dict[Path, str]:
+    rooms = ("utils", "logger", "data_loader", "model", "trainer")
+    return {path: path.read_text(encoding="utf-8") for room in rooms for path in (ROOT / room).rglob("*.py")}
+
+
 @pytest.mark.parametrize("module", ALONE)
-def test_nothing_imports_a_writer_or_a_callback(module: str) -> None:
+def test_nothing_imports_a_writer_or_a_callback(module: str, sources: dict[Path, str]) -> None:
     package, _, name = module.rpartition(".")
-    for room in ("utils", "logger", "data_loader", "model", "trainer"):
-        for path in (ROOT / room).rglob("*.py"):
-            text = path.read_text(encoding="utf-8")
-            assert not re.search(rf"(from|import) {re.escape(module)}\b|from {package} import .*\b{name}\b", text), path
+    imports = re.compile(rf"(from|import) {re.escape(module)}\b|from {package} import .*\b{name}\b")
+    assert [path for path, text in sources.items() if name in text and imports.search(text)] == []
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project for all deletions, each of which is undone."""
+    folder = tmp_path_factory.mktemp("project")
+    for path in new_project.template_files():
+        if not path.startswith(("tests/", "benchmarks/", "docs/")):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, folder / path)
+    (folder / "data_loader/rows.py").write_text(LOADER)
+    (folder / "config/rows.yaml").write_text(CONFIG)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("feature", FEATURES)
-def test_a_feature_can_be_deleted(feature: str, tmp_path: Path) -> None:
-    for path in new_project.template_files():
-        if not path.startswith(("tests/", "benchmarks/", "docs/")):
-            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, tmp_path / path)
-    for path in FEATURES[feature]:
-        there = tmp_path / path
-        assert there.exists(), f"{path} has moved: name it here anew"
-        shutil.rmtree(there) if there.is_dir() else there.unlink()
-    (tmp_path / "data_loader/rows.py").write_text(LOADER)
-    (tmp_path / "config/rows.yaml").write_text(CONFIG)
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for command in (["-c", MODULES], ["train.py", "-c", "config/rows.yaml"]):
-        done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-    assert "finished at step 2" in done.stdout
+def test_a_feature_can_be_deleted(feature: str, project: Path, tmp_path: Path) -> None:
+    moved = [path for path in FEATURES[feature] if not (project / path).exists()]
+    assert not moved, "name them here anew"
+    try:
+        for number, path in enumerate(FEATURES[feature]):
+            (project / path).rename(tmp_path / str(number))
+        for command in (["-c", MODULES], ["train.py", "-c", "config/rows.yaml", "--run-id", feature]):
+            done = warm.run(*command, cwd=project)
+            assert done.returncode == 0, done.stderr[-3000:]
+        assert "finished at step 2" in done.stdout
+    finally:
+        for number, path in enumerate(FEATURES[feature]):
+            if (tmp_path / str(number)).exists():
+                (tmp_path / str(number)).rename(project / path)

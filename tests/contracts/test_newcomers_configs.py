@@ -45,7 +45,7 @@ LINES = {
     FREEZE + "[feature.*]}}]": "x.yaml:12: callbacks: Freeze: freeze: 'feature.*' matches no parameter (did you mean "
     f"'features'?); {HAS}",
     FREEZE + "['*'], but_not: [fc]}}]": f"x.yaml:12: callbacks: Freeze: but_not: 'fc' matches no parameter; {HAS}",
-    FREEZE + "['*'], until_epoch: 1, until_step: 2}}]": "x.yaml:12: callbacks: Freeze has until_epoch and until_step",
+    FREEZE + "['*'], until_epoch: 1, until_step: 2}}]": "x.yaml:12: callbacks: Freeze: until_epoch is 1 and",
     "valid_data_loader: [DigitsDataLoader]": 'x.yaml:12: valid_data_loader: got ["DigitsDataLoader"], expected NAME or',
     "valid_data_loader: {'a b': DigitsDataLoader}": "x.yaml:12: valid_data_loader: 'a b' cannot be in the log's names",
     "valid_data_loader: {clean: DigitDataLoader}": "x.yaml:12: valid_data_loader.clean: unknown name 'DigitDataLoader'"
@@ -83,8 +83,8 @@ KEYS = {  # KEY=VALUE -> how the message goes on after it
     "'RandomAffine'; expected NAME or {type: NAME, args: {...}}",
     "data_loader.args.transforms=[{type: CenterCrop, args: {size: 0}}]": "data_loader.args.transforms.0: CenterCrop: ",
     "data_loader.args.weights=[1, 2]": "weights has 2 entries, but there are 10 classes",
-    "data_loader.args.weights={zero: 2}": "weights has 'zero', which is no class; the classes are 0, 1, 2",
-    "data_loader.args.folds=5": "folds is 5",
+    "data_loader.args.weights={zero: 2}": "weights has 'zero', which is not a class; the classes are 0, 1, 2",
+    "data_loader.args.folds=5": "fold is missing; give both",
     "data_loader.args.fold=1/5": 'got "1/5", expected an integer or null',
     "data_loader.args.stratify=clas": "stratify is clas, but",
     "data_loader.args.batch_size=0": "batch_size is 0; give 1 or more",

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = "saved/digits/a"
 DIGITS = [
     "-c", str(ROOT / "config/digits.yaml"), "trainer.epochs=2", "trainer.limit_batches=3", "trainer.save_period=1",
-    "data_loader.args.num_workers=2",
+    "data_loader.args.num_workers=1",
 ]  # fmt: skip
 
 # What is common to Windows and macOS, or to Windows and file systems without links
@@ -61,7 +61,7 @@ WINDOWS = (
 import fcntl, multiprocessing.popen_fork, shutil, types
 import subprocess  # takes a system that has msvcrt for a real Windows
 
-real_open, real_fsync, fd_flags = os.open, os.fsync, fcntl.fcntl
+real_open, real_fsync, real_rename, fd_flags = os.open, os.fsync, os.rename, fcntl.fcntl
 get_flags, access_mode = fcntl.F_GETFL, os.O_ACCMODE
 
 
@@ -97,6 +97,12 @@ def only_closed(real):
     return guarded
 
 
+def to_a_new_name(source, target, **kwargs):
+    if os.path.lexists(target):
+        raise FileExistsError(17, "File exists", str(target))
+    return real_rename(source, target, **kwargs)
+
+
 def locking(fd, mode, count):
     '''msvcrt.locking by the lock that is here.'''
     lockf(fd, exclusive, count, 0, os.SEEK_CUR)
@@ -104,7 +110,7 @@ def locking(fd, mode, count):
 
 lockf, exclusive = fcntl.lockf, fcntl.LOCK_EX | fcntl.LOCK_NB
 sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2, get_osfhandle=None, open_osfhandle=None)
-os.open, os.fsync = open_no_folder, fsync_writable
+os.open, os.fsync, os.rename = open_no_folder, fsync_writable, to_a_new_name
 shutil._use_fd_functions = False  # rmtree opens folders
 process = multiprocessing.popen_fork.Popen
 process.terminate = process.kill = lambda self: self.returncode is None and os.kill(self.pid, 9)
@@ -136,7 +142,7 @@ System = Callable[..., "subprocess.Popen[str]"]
 ON_WINDOWS = pytest.mark.parametrize("system", [WINDOWS], ids=["windows"], indirect=True)
 
 
-@pytest.fixture(params=[pytest.param(MACOS, id="macos", marks=pytest.mark.slow), pytest.param(WINDOWS, id="windows")])
+@pytest.fixture
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> System:
     """`system("train.py", ...)` starts a script, as on that system, in the folder tmp_path."""
     if sys.platform == "win32":
@@ -167,7 +173,15 @@ def points(folder: Path) -> list[tuple[int, str]]:
     return [(point["step"], point["split"]) for point in map(json.loads, lines)]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "system, workers",
+    [
+        pytest.param(WINDOWS, 0, id="windows"),
+        pytest.param(WINDOWS, 1, id="windows-worker", marks=pytest.mark.slow),  # which imports torch anew
+        pytest.param(MACOS, 1, id="macos-worker", marks=pytest.mark.slow),
+    ],
+    indirect=["system"],
+)
 def test_train_resume_and_test(system: System, workers: int, tmp_path: Path) -> None:
     workers_are = f"data_loader.args.num_workers={workers}"
     assert "finished at step 6" in done(system("train.py", *DIGITS, workers_are, "--run-id", "a"))

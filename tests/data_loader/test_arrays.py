@@ -1,4 +1,4 @@
-"""Mapped .npy files: values, several files as one, what is learned of the training rows alone, memory, bad files."""
+"""Mapped .npy files: values, several files as one, what is learned from the training rows alone, memory, bad files."""
 
 import multiprocessing
 import pickle
@@ -59,7 +59,7 @@ def test_dtypes(dtype: str, files: Path) -> None:
     np.save(files / "x.npy", values)
     np.save(files / "turned.npy", np.asfortranarray(values))
     inputs = whole(load(files))[0]
-    assert inputs.dtype == (torch.float32 if values.dtype.kind == "f" else torch.int64)
+    assert inputs.dtype == (torch.float32 if values.dtype.kind in "fb" else torch.int64)
     assert inputs.tolist() == values.tolist() == whole(load(files, inputs="turned.npy"))[0].tolist()
 
 

@@ -170,6 +170,10 @@ def test_every_kind_of_file(kind: str, tmp_path: Path) -> None:
     "content, words",
     [
         (np.zeros(0), "high_a_0.wav) could not be read: ValueError: it has no samples"),
+        (
+            np.array([0.1, 1e30]),
+            "high_a_0.wav) could not be read: ValueError: it has samples that are infinite or",
+        ),
         (np.array([0.1, np.nan]), "high_a_0.wav) could not be read: ValueError: it has samples that are infinite or"),
         (b"RIFF and no more", "high_a_0.wav) could not be read: LibsndfileError: "),
         (b"", "high_a_0.wav) could not be read: LibsndfileError: "),
@@ -234,15 +238,27 @@ def test_a_table_of_files(tones: Path) -> None:
     loader = clips(tones, table=str(table), test={"room": [2]}, batch_size=2)
     assert loader.facts == {"num_classes": 2, "class_names": ["hi", "lo"], "class_counts": [1, 1]}
     for text, words in (
-        (rows.replace("label", "class"), "t.csv has no column 'label'.*; it has: file, class, room"),
+        (rows.replace("label", "class"), "t.csv has no column 'label'.*; it has file, class, room"),
         (rows.replace("low_a_0", "nowhere"), r"t.csv, row 3: there is no file .*nowhere.wav"),
         (rows.replace("lo,2", ",2"), r"t.csv, row 4: the column 'label' is empty; fill it in"),
-        (rows + "low_a_1.wav\n", r"t.csv, row 5 has 1 values, but row 1 names 3 columns"),
-        ("file,label\n", "t.csv has 1 rows; give one with the names"),
+        (rows.replace("lo,2", "lo,"), r"t.csv, row 4: the column 'room' is empty; fill it in"),
+        (rows + "low_a_1.wav\n", r"t.csv, row 5: 1 fields, fewer than the 3 of the header"),
+        ("file,label\n", "t.csv has no rows; it needs a header"),
+        (rows.replace(",hi", ",한").encode("cp949"), "t.csv, line 2: the byte 0xc7 is not utf-8; .* encoding: cp949"),
     ):
-        table.write_text(text)
+        table.write_bytes(text if isinstance(text, bytes) else text.encode())
         with pytest.raises(DataError, match=words):
             clips(tones, table=str(table), test={"room": [2]})
+    table.write_text(
+        rows.replace(",", " , ").replace("\n", " \n") + ",,\n"
+    )  # spaces and an empty row of a table program
+    spaced = clips(tones, table=str(table), test={"room": [2]}, batch_size=2)
+    assert (spaced.facts, len(spaced.dataset)) == (loader.facts, 2)  # type: ignore[arg-type]
+    rows = rows.replace(",hi", ",한").replace("1\n", "\n")  # no room
+    for encoding in ("cp949", "utf-16"):
+        table.write_text(rows, encoding=encoding)
+        options = {"encoding": "cp949"} if encoding == "cp949" else {}
+        assert clips(tones, table="t.csv", test={}, batch_size=2, **options).facts["class_names"] == ["lo", "한"]
 
 
 @pytest.mark.parametrize(
@@ -255,7 +271,10 @@ def test_a_table_of_files(tones: Path) -> None:
         ({"test": {"index": [99]}, "training": False}, "none of the 48 files is for testing; test says which"),
         ({"test": {"speaker": ["a", "b"]}}, "none of the 48 files is for training"),
         ({"test": {}, "pattern": "(?P<label>high)"}, "all training samples are of one class, 'high'"),
-        ({"table": "nowhere.csv"}, "There is no table .*nowhere.csv; set data_loader.args"),
+        ({"n_mels": 0}, "n_mels is 0; give 1 or more"),
+        ({"masks": -1}, "masks is -1; give 0 or more"),
+        ({"max_seconds": 0.0}, "max_seconds is 0.0; give 0.025 or more"),
+        ({"table": "nowhere.csv"}, "there is no file .*nowhere.csv; give a table"),
     ],
 )
 def test_one_clear_line(options: dict[str, Any], words: str, tones: Path) -> None:

@@ -193,7 +193,7 @@ def test_predictions_are_the_outputs_of_test_py(make: Callable[[Path], list[str]
 @pytest.mark.parametrize("make", [blocks, lines], ids=lambda make: make.__name__)
 def test_a_language_model_makes_no_table(make: Callable[[Path], list[str]], tiny: Tiny, tmp_path: Path) -> None:
     tiny.train(*make(tmp_path), "trainer.max_steps=1")
-    with pytest.raises(UsageError, match=r"which is no row of a table; test.py gives its loss on a text"):
+    with pytest.raises(UsageError, match=r"which is not a table row; test.py gives its loss on a text"):
         predict(str(tiny.folder / "run"), ["To be"])
 
 

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: what each type of column becomes, what is learned of the training rows alone, mapped files
+"""Data sets of Hugging Face: what each type of column becomes, what is learned from the training rows, mapped files
 that workers open themselves, and what is wrong with a data set."""
 
 import io
@@ -218,7 +218,7 @@ def test_workers_by_fork_and_spawn(start: str, saved: str) -> None:
     multiprocessing.set_start_method(start, force=True)
     try:
         found = []
-        for count in (0, 2):
+        for count in (0, 1 if start == "spawn" else 2):  # one that is spawned imports torch anew
             stream = load(saved, "text", num_workers=count, shuffle=True).iter_steps(0)
             found.append([tuple(next(stream).data) for _ in range(6)])
             stream.close()

@@ -173,6 +173,24 @@ def test_what_normalization_cannot_be_is_refused(photos: Path) -> None:
         folder(photos, size=0)
     with pytest.raises(UsageError, match=r"scale is \[1\.5, 1\.0\], ratio is"):
         folder(photos, min_area=1.5)
+    with pytest.raises(SampleError, match=r"Give all images one size: list RandomResizedCrop in transforms, and Resiz"):
+        first(folder(photos, transforms=[v2.RandomHorizontalFlip()]))
+
+
+def test_amounts_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(UsageError, match="RandomCropFlip: crop is -1; give a number of pixels, 0 or more"):
+        RandomCropFlip(crop=-1)
+    for wrong in ({"scale": -0.5}, {"shear": 90}):
+        with pytest.raises(UsageError, match=r"give a scale of 0 or more .*, and a shear below 90 degrees"):
+            RandomAffine(**wrong)
+
+
+def test_large_shifts_reflect_as_often_as_needed() -> None:
+    images = torch.arange(3.0).expand(64, 1, 1, 3)  # one row: 0 1 2
+    shifted = RandomCropFlip(crop=9).batch(images, torch.arange(64))
+    expected = torch.tensor([0.0, 1, 2, 1] * 8)  # 0 1 2 1 0 1 2 1 ...
+    windows = {tuple(expected[start : start + 3].tolist()) for start in range(4)}
+    assert {tuple(row.flatten().tolist()) for row in shifted} == windows
 
 
 V2 = {  # arguments that people give; each transform without an entry is listed by its name alone

@@ -84,6 +84,10 @@ def test_other_layouts(squares: Path) -> None:
     ):
         load(squares / "other", training=False)
     assert len(load(squares / "other", training=False, test_folder="val").dataset) == 3
+    for path in squares.glob("test/masks/in/*.png"):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    for kind in ("images", "masks"):
+        (squares / "test" / kind).rename(squares / "test" / kind.title())
     flat = load(squares / "test", validation_split=1, batch_size=2)
     assert (len(flat.samples), len(flat.split_validation().samples)) == (2, 1)  # type: ignore[union-attr]
 
@@ -119,6 +123,16 @@ def test_a_wrong_mask_is_named(squares: Path, mask: np.ndarray, message: str) ->
         write(squares / "test", f"in/{name}", np.ones((48, 64)))
     with pytest.raises((SampleError, DataError), match=message):
         whole(load(squares, training=False, classes=2))
+
+
+def test_values_stand_for_one_class_each(squares: Path) -> None:
+    for wrong in ({"values": [0, 0]}, {"values": [0, 1], "classes": ["a", "b", "c"]}):
+        with pytest.raises(UsageError, match=r"values is \[0, .\], for . classes; give another value for each class"):
+            load(squares, **wrong)
+    with pytest.raises(DataError, match="the masks have 0 classes, by `classes` or"):
+        load(squares, classes=0)
+    with pytest.raises(UsageError, match=r"scale is \[2, 1\.0\]"):
+        load(squares, min_area=2)
 
 
 def test_missing_files(squares: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables: what is learned of the training rows alone, what testing sees, and every kind of broken file."""
+"""Tables: what is learned from the training rows alone, what testing sees, and every kind of broken file."""
 
 import gzip
 import importlib.util
@@ -72,12 +72,31 @@ def test_columns_by_name(tmp_path: Path) -> None:
         small(tmp_path, drop=["size", "color", "weight"])
 
 
+def test_few_whole_numbers_are_classes(tmp_path: Path) -> None:
+    for values, names in (("01", ["0", "1"]), (["1.0", "2.0", "10.0"], ["1", "2", "10"])):
+        rows = [f"{i},{values[i % len(values)]}" for i in range(24)]
+        loader = small(tmp_path, "\n".join(["x,kind", *rows, "5,NA"]))
+        assert loader.facts["class_names"] == names
+        assert "num_classes" not in small(tmp_path, "\n".join(["x,kind", *rows]), task="regression").facts
+    for value in (lambda i: i, lambda i: i % 3 / 2):  # each once, or with fractions
+        table = "x,kind\n" + "".join(f"{i},{value(i)}\n" for i in range(24))
+        assert "target_mean" in small(tmp_path, table).facts
+
+
 def test_parquet(tmp_path: Path) -> None:
     table = pl.read_csv(write(tmp_path, SMALL), null_values="NA")
     table.write_parquet(tmp_path / "t.parquet")
     loader = TableDataLoader(str(tmp_path / "t.parquet"), **loader_args)  # type: ignore[arg-type]
     assert torch.equal(whole(loader)[0], whole(small(tmp_path))[0])
     assert loader.facts == small(tmp_path).facts
+    gaps = table.with_columns(size=pl.Series([1.0, 2.0, float("nan"), 6.0]), weight=pl.Series([None] * 4))
+    gaps.write_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match=r"the column 'weight' has no values; leave it out"):
+        TableDataLoader(str(tmp_path / "t.parquet"), **loader_args)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"test_file": str(tmp_path / "t.parquet"), "training": False, "facts": loader.facts}
+    missing = whole(small(tmp_path, **options))[0]
+    assert missing[2, 0] == 0  # the mean
+    assert missing[:, 2].tolist() == [1, 1, 1, 1]
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"t.parquet is not a sound Parquet file"):
         TableDataLoader(str(tmp_path / "t.parquet"), **loader_args)  # type: ignore[arg-type]
@@ -98,7 +117,7 @@ def test_rows_without_target_are_left_out_and_reported(tmp_path: Path, caplog: p
     assert "'id' has 60 different values in 60 training samples; if it only names the row, leave it out" in caplog.text
 
 
-# --- only the training samples are learned of
+# --- only the training samples are learned from
 
 
 @pytest.mark.parametrize(
@@ -147,7 +166,7 @@ def test_options_of_every_loader() -> None:
     assert len(classes) == 3
     rows = loader._validation(np.arange(len(loader._validation)))
     assert len(set(loader.dataset.column("island")[rows])) == 1
-    with pytest.raises(UsageError, match="group is isle, but a Rows has no column or attribute of this name"):
+    with pytest.raises(UsageError, match="group is isle, but TableRows has no column or attribute of this name"):
         penguins(group="isle", validation_split=0.2)
 
 
@@ -202,7 +221,7 @@ def test_test_data_that_does_not_fit(tmp_path: Path, text: str, words: str) -> N
 def test_test_data_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no test data; give test_file, or test_split"):
         small(tmp_path, training=False, facts=small(tmp_path).facts)
-    with pytest.raises(UsageError, match="what was learned of the training samples, which is missing"):
+    with pytest.raises(UsageError, match="what was learned from the training samples, which is missing"):
         small(tmp_path, training=False, test_split=1)
     with pytest.raises(UsageError, match="test_file and test_split both say"):
         small(tmp_path, test_file="x.csv", test_split=1)
@@ -230,6 +249,8 @@ ROWS = "x,y,kind\n1,é,a\n2,ü,b\n3,é,b\n"
         (ROWS.encode("utf-16-le"), {"encoding": "utf-16-le"}),
         (ROWS.rstrip().encode(), {}),
         ((ROWS + "\n\n").encode(), {}),
+        (ROWS.replace("3,", "\n3,").encode(), {}),
+        (("\n\n" + ROWS).encode(), {}),
         (ROWS.replace(",", ";").encode(), {"separator": ";"}),
         (ROWS.replace(",", ";").encode(), {}),
         (ROWS.replace(",", "\t").encode(), {}),
@@ -238,7 +259,8 @@ ROWS = "x,y,kind\n1,é,a\n2,ü,b\n3,é,b\n"
         (ROWS.replace(",", " , ").encode(), {}),
         (ROWS.replace("é", '"é"').replace("kind", '"kind"').encode(), {}),
     ],
-    ids=["BOM", "CRLF", "CR", "UTF-16", "cp1252", "UTF-16-LE", "no last newline", "blank lines at the end", "separator",
+    ids=["BOM", "CRLF", "CR", "UTF-16", "cp1252", "UTF-16-LE", "no last newline", "blank lines at the end",
+         "a blank line", "blank lines first", "separator",
          "semicolons", "tabs", "Excel's first line", "gzip", "spaces", "quotes"],
 )  # fmt: skip
 def test_the_same_table(content: bytes, options: dict[str, Any], tmp_path: Path) -> None:
@@ -247,9 +269,39 @@ def test_the_same_table(content: bytes, options: dict[str, Any], tmp_path: Path)
     assert got.facts == expected.facts
 
 
+def test_facts_of_an_older_checkpoint_have_names_as_they_were_written(tmp_path: Path) -> None:
+    rows = "c,y\n" + "2.0,0.0\n3.0,1.0\n" * 3
+    file = write(tmp_path, rows)
+    options: dict[str, Any] = {"target": "y", "categorical": ["c"], "batch_size": 2}
+    facts = TableDataLoader(file, **options).facts
+    learned = facts["table"]
+    assert (learned["classes"], learned["categories"]) == (["0", "1"], {"c": ["2", "3"]})
+    older = facts | {"table": learned | {"classes": ["0.0", "1.0"], "categories": {"c": ["2.0", "3.0"]}}}
+    both = [TableDataLoader(file, test_file=file, training=False, facts=f, **options) for f in (facts, older)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(whole, both), strict=True))
+    assert whole(both[1])[0][:, 0].tolist() == [1, 2] * 3
+
+
+def test_few_whole_numbers_that_recur_are_classes(tmp_path: Path) -> None:
+    rows = "x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(40))
+    assert small(tmp_path, rows, target="y").facts["class_names"] == ["0", "1"]
+    assert "class_names" not in small(tmp_path, rows, target="y", task="regression").facts
+    with pytest.raises(DataError, match=r"row 7, column 'y': got 'l', expected a number"):
+        small(tmp_path, rows.replace("\n5,1\n", "\n5,l\n"), target="y")
+    assert "class_names" not in small(tmp_path, "x,y\n" + "".join(f"{i},{i}\n" for i in range(40)), target="y").facts
+
+
+def test_an_empty_line_is_a_missing_value_where_there_is_one_column(tmp_path: Path) -> None:
+    facts = small(tmp_path, "x,y\n1,a\n2,b\n", target="y").facts
+    loader = TableDataLoader(str(tmp_path), "y", facts=facts, training=False, predict=[write(tmp_path, "x\n1\n\n3\n")])
+    assert loader.unlabeled is not None
+    assert (len(loader.dataset), loader.unlabeled.names) == (3, [1, 2, 3])  # type: ignore[arg-type]
+
+
 def test_a_column_without_a_name_numbers_the_rows(tmp_path: Path) -> None:
     """As pandas writes it, or where a separator ends each row."""
-    for content in (",x,kind\n0,1,a\n1,2,b\n", "x,kind,\n1,a,\n2,b,\n"):
+    unnamed = "Unnamed: 0,x,kind\n0,1,a\n1,2,b\n"  # as it reads such a table, and writes it again
+    for content in (",x,kind\n0,1,a\n1,2,b\n", "x,kind,\n1,a,\n2,b,\n", ",x,kind,\n0,1,a,\n1,2,b,\n", unnamed):
         assert list(small(tmp_path, content).facts["table"]["numbers"]) == ["x"]
     assert list(small(tmp_path, ",x,kind\n0,1,a\n1,2,b\n", features=[""]).facts["table"]["numbers"]) == [""]
 
@@ -282,7 +334,6 @@ def test_quoted_fields(tmp_path: Path) -> None:
         (SMALL.replace("b\n", "a\n"), {}, r"t.csv, column 'kind': all training samples are of one class, 'a'"),
         (SMALL + "1,red,2,a,5\n", {}, r"t.csv, row 6: 5 fields, more than the 4 of the header; put a field"),
         (SMALL + "1,red\n", {}, r"t.csv, row 6: 2 fields, fewer than the 4 of the header"),
-        (SMALL.replace("3,,", "\n3,,"), {}, r"t.csv, row 4: 0 fields, fewer than the 4"),
         (SMALL + '1,"red,2,a\n', {}, r"t.csv, line \d: unexpected end of data; correct the quotes"),
         (SMALL.replace("red", "r\0d"), {}, r"t.csv, line 2: a NUL character, which no text has"),
         (SMALL.encode("utf-16-le"), {}, r"t.csv, line 1: a NUL character"),
@@ -292,7 +343,9 @@ def test_quoted_fields(tmp_path: Path) -> None:
         ("x,kind\nNA,a\n,b\n", {}, r"the column 'x' has no values; leave it out: drop: \['x'\]"),
         ("x,kind\n1,NA\n2,\n", {}, r"the target 'kind' is missing in all rows"),
         ("x,kind\n1,a\n2,b\n3,c\n", {"fold": 0, "folds": 3}, r"column 'kind': the class '.' is in no training sample"),
-        (b"PK\x03\x04\x14\x00\xff", {}, r"t.csv is a spreadsheet or a zip file; save the table as CSV"),
+        (b"PAR1\x15", {}, r"t.csv is a Parquet file"),
+        ('{"x": 1, "kind": "a"}\n' * 2, {}, r"t.csv has no column 'kind'; it has .*HuggingFaceDataLoader reads JSON"),
+        (b"PK\x03\x04\x14\x00\xff", {}, r"t.csv is a spreadsheet or a zip file; save it as CSV"),
     ],
 )  # fmt: skip
 def test_one_clear_line(content: Any, options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -104,6 +104,15 @@ def test_images_and_classes(tars: Path) -> None:
     assert whole(validation)[1].tolist() == (validation.samples(np.arange(10)) % 2).tolist()
 
 
+def test_names_with_braces(tars: Path) -> None:
+    assert len(load(tars, shards="train-{00..02}.tar").dataset) == 40
+    assert len(load(tars, shards="train-{0..0}{0..1}.tar").dataset) == 17
+    with pytest.raises(DataError, match=r"there is no tar file .*train-03.tar"):
+        load(tars, shards="train-{03..04}.tar")
+    with pytest.raises(DataError, match="names no tar file; in braces, the smaller number comes first"):
+        load(tars, shards="train-{2..0}.tar")
+
+
 def test_other_endings(tars: Path) -> None:
     for target, key in (("txt", None), ("json", "color")):
         loader = load(tars, target=target, key=key, input="numbers.npy")
@@ -256,17 +265,18 @@ def test_the_index_cannot_be_written(tars: Path) -> None:
     "change, words",
     [
         (None, r"there is no tar file .*train-00.tar; give one, a folder"),
-        (b"", r"train-00.tar is no complete tar file: empty file; copy or make it anew"),
-        (b"no tar" * 200, r"train-00.tar is no complete tar file: .*; copy or make it anew"),
-        (700, r"train-00.tar is no complete tar file: unexpected end of data; copy or make it anew"),
-        (-10240, r"train-00.tar is no complete tar file: (no empty block follows|unexpected end)"),
-        ("w:gz", r"train-00.tar is no complete tar file: .*; unpack it first: gunzip"),
+        (b"", r"train-00.tar is not a complete tar file: empty file; copy or create it again"),
+        (b"no tar" * 200, r"train-00.tar is not a complete tar file: .*; copy or create it again"),
+        (700, r"train-00.tar is not a complete tar file: unexpected end of data; copy or create it again"),
+        (-10240, r"train-00.tar is not a complete tar file: (no empty block follows|unexpected end)"),
+        ("w:gz", r"train-00.tar is not a complete tar file: .*; unpack it first: gunzip"),
         ({}, r"train-00.tar has no samples; give tar files with png and cls files"),
+        ({"v1.a.png": b"", "v1.a.cls": b"1"}, r"has no samples; .*: its first one is 'v1', with .a.png, .a.cls"),
         ({"a.png": b"", "b.cls": b"1"}, r"train-00.tar: the sample 'a' has no .cls, but .png; add it, or name another"),
         ({"a.jpg": b"", "a.cls": b"1"}, r"train-00.tar: the sample 'a' has no .png, but .jpg, .cls"),
-        ({"a.png": b"", "a.cls": b""}, r"train-00.tar, sample 'a', .a.cls: it holds no label: it is empty"),
-        ({"a.png": b"", "a.cls": b"nan"}, r"train-00.tar, sample 'a', .a.cls: it holds no label: it is nan"),
-        ({"a.png": b"", "a.cls": b"\xff"}, r"train-00.tar, sample 'a', .a.cls: it holds no label: 'utf-8' codec"),
+        ({"a.png": b"", "a.cls": b""}, r"train-00.tar, sample 'a', a.cls: it holds no label: it is empty"),
+        ({"a.png": b"", "a.cls": b"nan"}, r"train-00.tar, sample 'a', a.cls: it holds no label: it is nan"),
+        ({"a.png": b"", "a.cls": b"\xff"}, r"train-00.tar, sample 'a', a.cls: it holds no label: 'utf-8' codec"),
         ({"a.png": b"", "a.cls": b"1"}, r"train-00.tar: all training samples are of one class, '1'"),
         (
             [("a.png", b""), ("a.cls", b"1"), ("a.cls", b"2")],
@@ -307,7 +317,7 @@ def test_a_tar_file_that_is_cut_off_anywhere(cut: int, tars: Path) -> None:
     if cut >= -(-len(whole_file.rstrip(b"\0")) // 512) * 512 + 512:
         return  # only padding is lost
     path.write_bytes(whole_file[:cut])
-    with pytest.raises(DataError, match=r"train-01.tar is no complete tar file|train-01.tar: the sample"):
+    with pytest.raises(DataError, match=r"train-01.tar is not a complete tar file|train-01.tar: the sample"):
         load(tars)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import test as testing
+from data_loader.engine.texts.plain_text import split_rows
 from data_loader.engine.texts.tokens import UNKNOWN, Encoder, learn
 from data_loader.text import (
     LanguageModelDataLoader,
@@ -106,7 +107,7 @@ def test_the_library_tokenizers(table: Path, tmp_path: Path) -> None:
     again = load(table, training=False, test_file=str(table), facts=loader.facts, shuffle=False)
     assert again.dataset[0][0].tolist() == [3, 4, 2]
     (tmp_path / "words.json").write_text("{}")
-    with pytest.raises(DataError, match="is no file of the library tokenizers"):
+    with pytest.raises(DataError, match="is not a file of the library tokenizers"):
         load(table, tokenizer=str(tmp_path / "words.json"))
 
 
@@ -195,6 +196,7 @@ HEAD = b"document\tlabel\n"
         (HEAD + b"a\t1\nb\t\n", "train.tsv, line 3: no label in the column 'label'"),
         (HEAD + b"a\t1\nb\tNaN\n", "train.tsv, line 3: no label in the column 'label'"),
         (HEAD + b"a\t1\nb\t1\n", "all training samples are of one class, '1'"),
+        (b"PAR1\x15\x00", "train.tsv is a Parquet file"),
         (HEAD + b"a\t1\nb\0\t0\n", "train.tsv, line 3: a NUL character"),
         (HEAD + b"a\t1\n" + "한".encode("cp949") + b"\t0\n", "train.tsv, line 3: the byte 0xc7 is not utf-8;.*cp949"),
     ],
@@ -241,6 +243,18 @@ def test_files_that_are_right(content: bytes, options: dict[str, Any], tmp_path:
     assert loader.facts["text"]["vocabulary"] == ["b", "글", "한"]
     assert loader.facts["class_names"] == ["0", "1"]
     assert [(tokens.tolist(), int(label)) for tokens, label in loader.dataset] == [([4, 3], 1), ([2], 0)]
+
+
+def test_rows_are_counted_without_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text('document,label\n"a\nb",1\n\nb,2,3\n\nc,0\n')
+    found = split_rows(path, path.read_text(), ",", 0)
+    assert (found.columns, found.rows, found.lines) == (
+        {"document": ["a\nb", "c"], "label": ["1", "0"]},
+        [2, 4],
+        [2, 7],
+    )
+    assert found.bad[3].startswith(f"{path}, row 3: 3 fields, more than the 2 of the header")
 
 
 def test_a_carriage_return_in_a_text_ends_no_line(tmp_path: Path) -> None:
@@ -307,6 +321,10 @@ def test_wrong_files_for_language_models(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
         LanguageModelDataLoader(str(path))
+    path.write_bytes(gzip.compress(b"to be or not to be", mtime=0))
+    for loader in (LanguageModelDataLoader, LinesDataLoader):
+        with pytest.raises(DataError, match=r"text.txt is packed by gzip; give a file of text"):
+            loader(str(path), block_size=4)
     path.write_bytes(b"\n\n")
     with pytest.raises(DataError, match="only empty lines"):
         LinesDataLoader(str(path))

@@ -1,7 +1,9 @@
 """The console: handlers that come and go with a run, lines folded and numbers shortened."""
 
 import contextlib
+import io
 import logging
+import sys
 
 import pytest
 
@@ -75,6 +77,15 @@ def test_levels(verbosity, main, shown, capsys):
 
 def test_the_logger_is_named_once():
     assert log is logging.getLogger(NAME)
+
+
+def test_a_letter_that_the_console_lacks_ends_no_run(monkeypatch):
+    """The code page of a Windows console, or a file with LANG=C."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with console.started(1):
+        log.info("class \uace0")
+    assert out.buffer.getvalue() == b"class \\uace0\n"
 
 
 def test_fold():

@@ -2,7 +2,7 @@
 
 import torch
 
-from logger.image_grid import captions, image_grid, is_images
+from logger.image_grid import captions, image_grid, is_images, unnormalized
 
 
 def test_image_grid():
@@ -41,3 +41,8 @@ def test_captions_of_targets():
     assert captions(torch.zeros(2, 4, 4, dtype=torch.long)) is None  # a mask per image
     assert captions(torch.tensor([0.5, 0.1])) is None  # regression
     assert captions("x") is None
+
+
+def test_what_is_not_finite_is_drawn_as_zero():
+    images = torch.tensor([float("nan"), float("inf"), 0.0, 2.0]).view(1, 1, 2, 2)
+    assert torch.equal(unnormalized(images).flatten(), torch.tensor([0.0, 0.0, 0.0, 1.0]))

@@ -119,3 +119,9 @@ def test_the_projector_finds_vectors_labels_and_images(tmp_path):
     assert list(embedding.sprite.single_image_dim) == [6, 8]
     with Image.open(tmp_path / embedding.sprite.image_path) as sprite:
         assert sprite.size == (18, 24)
+
+
+def test_an_embedding_that_cannot_be_written_ends_no_run(tmp_path, caplog):
+    (tmp_path / "projector").write_text("no folder")
+    opened(tmp_path).embedding("embeddings", torch.ones(2, 3), ["a", "b"])
+    assert "the embedding could not be written" in caplog.text

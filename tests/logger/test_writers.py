@@ -220,6 +220,16 @@ def test_what_failed_for_good_is_sent_at_the_end_and_the_run_goes_on(impatient, 
     ]
 
 
+def test_a_writer_that_cannot_catch_up_does_not_say_so(impatient, caplog):
+    class Forgetful(InBackground):
+        catch_up = Writer.catch_up
+
+    writer = opened(Forgetful(fail=3), points=[{"step": 1}])
+    writer.scalars(1, 1, "train", {"loss": 1.0})
+    writer.close()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 

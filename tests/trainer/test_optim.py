@@ -32,6 +32,12 @@ def test_warmup_cosine_curve():
     assert lr == pytest.approx([0.1 * 1 / 3, 0.1 * 2 / 3, *cosine, 0.02, 0.02])
 
 
+@pytest.mark.parametrize("wrong", [{"warmup": -1}, {"warmup": 1.5}, {"min_lr": -1.0}, {"total_steps": 0}])
+def test_wrong_lengths_of_a_schedule(wrong):
+    with pytest.raises(UsageError, match="WarmupCosineLR: total_steps is"):
+        of(WarmupCosineLR, 1, **({"total_steps": 10} | wrong))
+
+
 def test_warmup_as_a_share():
     assert of(WarmupCosineLR, 40, total_steps=40, warmup=0.1) == of(WarmupCosineLR, 40, total_steps=40, warmup=4)
 

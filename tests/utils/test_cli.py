@@ -74,6 +74,35 @@ def test_names_that_are_too_long(folder: Path) -> None:
     assert read(f"-c x.yaml --run-id a custom.note={long}")[0] == "saved/demo/a"
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "-c x.yaml --trainer.epochs=3",
+            "--trainer.epochs=3; a key of the config is written without dashes: trainer.epochs=3",
+        ),
+        ("-c x.yaml --epochs 3", "--epochs; a key of the config is written without dashes: trainer.epochs=3"),
+        ("-c x.yaml --seed 3", "--seed; a key of the config is written without dashes: trainer.epochs=3"),
+        ("-c x.yaml --chek", "--chek (did you mean '--check'?)"),
+    ],
+)
+def test_unknown_options(folder: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse("", {}, line.split())
+    assert f"error: unrecognized arguments: {said}" in capsys.readouterr().err
+
+
+def test_a_run_id_for_an_old_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse("", {}, ["-r", "saved/demo/a", "--run-id", "b"])
+    assert "--run-id names a new run" in capsys.readouterr().err
+
+
+def test_a_config_after_r(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"-r x.yaml: a config, expected a run's folder; .* write -c x.yaml"):
+        read("-r x.yaml")
+
+
 def test_save_dir_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder / "home"))
     for where in ("~/runs", "$HOME/runs"):

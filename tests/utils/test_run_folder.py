@@ -131,8 +131,9 @@ def test_find_run(run: Path) -> None:
     for path in (run, run / CHECKPOINTS):
         assert find_run(str(path)).folder == run
     assert find_run(str(checkpoint)).checkpoint == checkpoint
-    with pytest.raises(UsageError, match=r"neither a run nor a checkpoint; .* runs there: "):
-        find_run(str(run.parent / "nothing"))
+    for wrong in (run.parent / "nothing", run.parent, run.parent.parent):
+        with pytest.raises(UsageError, match=rf"neither a run nor a checkpoint; .* runs there: .*{run.name}"):
+            find_run(str(wrong))
 
 
 def test_write_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from logger import figures
 from trainer.engine.evaluation.class_outputs import ClassCallback, Scores, class_names, tag
 from utils.process import group
 
-IN_CELLS = 20  # classes: of more, the cells would be too small for numbers
+IN_CELLS = 20  # classes: with more, the cells would be too small for numbers
 FACETS, BARS = 12, 4  # of many classes: those that are most often wrong, and what each is taken for
 
 
@@ -60,7 +60,7 @@ def _matrix(counts: np.ndarray, names: list[str]) -> Tensor:
     axes = drawn.subplots()
     from matplotlib.colors import PowerNorm
 
-    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # small shares are to be seen
+    image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # so that small shares are visible
     for row, column in np.ndindex(n, n):
         if counts[row, column]:
             color = "white" if share[row, column] > 0.35 else "black"

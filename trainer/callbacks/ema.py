@@ -7,6 +7,7 @@ import torch
 
 from trainer.engine.base_trainer import BaseTrainer
 from trainer.engine.evaluation.averaged_weights import AveragedWeights
+from utils.errors import UsageError
 
 
 class EMA(AveragedWeights):
@@ -18,6 +19,8 @@ class EMA(AveragedWeights):
 
     def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
         super().__init__()
+        if not 0 <= decay < 1:
+            raise UsageError(f"callbacks: EMA: decay is {decay}; give a number from 0 to below 1, such as 0.999")
         self.decay, self.warmup = decay, warmup
         self.steps = 0
 

@@ -1,4 +1,4 @@
-"""Embeddings: what the model makes of samples before its last layer, for TensorBoard's projector."""
+"""Embeddings: the inputs of the model's last layer, for TensorBoard's projector."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ class Embeddings:
     """The input of a layer for the first `samples` samples of each validation, with their labels and images.
 
     layer: its name in the model, such as classifier; default: the last linear layer. With trainer.compile, these
-    validations run uncompiled: compiled code may pass by what is attached to a layer.
+    validations run uncompiled: compiled code may bypass hooks.
     """
 
     def __init__(self, samples: int = 1000, layer: str | None = None) -> None:

@@ -27,8 +27,12 @@ class Freeze:
         until_epoch: int | None = None,
         until_step: int | None = None,
     ) -> None:
-        if until_epoch is not None and until_step is not None:
-            raise UsageError("callbacks: Freeze has until_epoch and until_step; give one of them, or none")
+        both = until_epoch is not None and until_step is not None
+        if both or min(until_epoch or 0, until_step or 0) < 0:
+            raise UsageError(
+                f"callbacks: Freeze: until_epoch is {until_epoch} and until_step {until_step}; give one of them, 0 or "
+                f"more, or none"
+            )
         self.freeze, self.but_not = freeze, but_not or []
         self.until_epoch, self.until_step = until_epoch, until_step
         self._parameters: dict[str, nn.Parameter] = {}  # while they are frozen
@@ -42,6 +46,11 @@ class Freeze:
         named = dict(model.named_parameters())
         trained = select(self.but_not, named, "callbacks: Freeze: but_not")
         names = [name for name in select(self.freeze, named, "callbacks: Freeze: freeze") if name not in trained]
+        if self.freeze and not names:
+            raise UsageError(
+                f"callbacks: Freeze: freeze {self.freeze} with but_not {self.but_not} freezes nothing; give patterns "
+                f"of parameter names, such as '*', or leave out the callback"
+            )
         self._parameters = {name: named[name] for name in names}
         for p in self._parameters.values():
             p.requires_grad_(False)
@@ -56,6 +65,9 @@ class Freeze:
         until = {} if self._until(trainer) == float("inf") else {"epoch": self.until_epoch, "step": self.until_step}
         ends = [f" until the end of {unit} {n}" for unit, n in until.items() if n is not None]
         log.info(f"Freeze: {size:,} of {total:,} parameters are frozen{''.join(ends)}")
+        is_whole = trainer.run is not None and trainer.options.limit_batches is None  # not --check, not find.py
+        if is_whole and ends and self._until(trainer) >= trainer.max_steps:
+            log.warning(f"Freeze: the run ends before: it has {trainer.max_steps} steps, so they are frozen to the end")
 
     def after_step(self, trainer: BaseTrainer) -> None:
         if not self._parameters or trainer.step < self._until(trainer):

@@ -1,4 +1,4 @@
-"""GeneratedImages: what a GAN's generator makes of the same noise, after each epoch."""
+"""GeneratedImages: images that a GAN generates from the same noise after each epoch."""
 
 from collections.abc import Mapping
 from typing import Any

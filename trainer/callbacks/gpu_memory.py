@@ -6,7 +6,7 @@ import torch
 
 
 class GPUMemory:
-    """gpu_memory_gb and gpu_memory_peak_gb every `every` steps, of rank 0's GPU: what tensors use. Nothing on a CPU."""
+    """gpu_memory_gb and gpu_memory_peak_gb every `every` steps, of rank 0's GPU: by tensors. Nothing on a CPU."""
 
     def __init__(self, every: int = 50) -> None:
         self.every = max(1, every)

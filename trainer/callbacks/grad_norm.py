@@ -9,7 +9,7 @@ from trainer.engine.optim.schedules import by_name
 class GradNorm:
     """`grad_norm` at each log point: the mean over its steps of the norm before clipping, over all ranks.
 
-    Of several optimizers, grad_norm_NAME. The norm is computed in any case; this does not wait for the device.
+    With several optimizers: grad_norm_NAME. The norm is computed in any case; this does not wait for the device.
     """
 
     def after_step(self, trainer: BaseTrainer) -> None:

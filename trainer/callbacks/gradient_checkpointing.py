@@ -29,9 +29,9 @@ class GradientCheckpointing:
         model = unwrap(trainer.model)
         blocks = [(class_name(m), m) for m in model.modules() if m is not model]
         known = sorted({name for name, _ in blocks})
-        if missing := [name for name in self.classes if name not in known]:
+        if not self.classes or any(name not in known for name in self.classes):
             raise UsageError(
-                f"callbacks: GradientCheckpointing: the model has no module of class {', '.join(missing)}; it has "
+                f"callbacks: GradientCheckpointing: classes is {self.classes}; give classes of the model's modules: "
                 f"{', '.join(known)}"
             )
         for name, module in blocks:

@@ -34,7 +34,7 @@ class LayerStatistics:
         if not chosen:
             names = [name for name, _ in unwrap(trainer.model).named_modules() if name]
             raise UsageError(
-                f"callbacks: LayerStatistics: no module is called {', '.join(self.layers or [])}; the model has "
+                f"callbacks: LayerStatistics: layers {self.layers} matches no module; the model has "
                 f"{', '.join(names[:20])}"
             )
         self._watch_next(trainer)
@@ -86,19 +86,16 @@ class LayerStatistics:
 
     def _values(self) -> dict[str, float]:
         """Over the micro-batches of all ranks. Waits for the device."""
-        totals: dict[str, list[float]] = {}
-        for of_rank in group.gather({name: torch.stack(rows).tolist() for name, rows in self._seen.items()}):
-            for name, rows in of_rank.items():
-                for count, total, squares, largest in rows:
-                    n, s, q, most = totals.get(name, [0.0, 0.0, 0.0, 0.0])
-                    totals[name] = [n + count, s + total, q + squares, max(most, largest)]
+        rows: dict[str, list[list[float]]] = {}
+        for of_rank in group.gather({name: torch.stack(found).tolist() for name, found in self._seen.items()}):
+            for name, found in of_rank.items():
+                rows.setdefault(name, []).extend(found)
         self._seen = {}
         values: dict[str, float] = {}
-        for name, (n, s, q, most) in totals.items():
-            mean = s / n
-            values |= {
-                f"{name}_mean": mean,
-                f"{name}_std": math.sqrt(max(0.0, q / n - mean**2)),
-                f"{name}_absmax": most,
-            }
+        for name, found in rows.items():
+            counts, totals, squares, largest = (list(column) for column in zip(*found, strict=True))
+            mean = sum(totals) / sum(counts)
+            values[f"{name}_mean"] = mean
+            values[f"{name}_std"] = math.sqrt(max(0.0, sum(squares) / sum(counts) - mean**2))
+            values[f"{name}_absmax"] = max(largest)
         return values

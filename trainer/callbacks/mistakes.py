@@ -1,4 +1,4 @@
-"""Mistakes: the samples that the model is most confident about, and wrong."""
+"""Mistakes: the wrong predictions that the model is most confident about."""
 
 from typing import Any
 
@@ -18,13 +18,14 @@ WIDTH = 112  # pixels: the captions fit under an image
 class Mistakes(ClassCallback):
     """The `samples` most confident mistakes of each evaluation: often wrong labels. Images are drawn, others listed.
 
-    Each has its index in the data set. It holds as many inputs on the device.
+    Each has its index in the data set. Keeps that many inputs on the device.
     """
 
     def __init__(self, samples: int = 18) -> None:
         self.samples = samples
 
     def begin(self, trainer: Any) -> None:
+        self.names: list[str] = []
         self.worst: dict[str, Tensor] = {}  # confidence, index, target, prediction [K]; images [K, C, H, W]
 
     def add(self, trainer: Any, batch: Any, scores: Scores) -> None:
@@ -42,6 +43,7 @@ class Mistakes(ClassCallback):
             found = {name: torch.cat([self.worst[name], value]) for name, value in found.items()}
         order = found["confidence"].argsort(descending=True, stable=True)[: self.samples]  # stays on the device
         self.worst = {name: value[order] for name, value in found.items()}
+        self.names = class_names(trainer, scores.probabilities.shape[1])
 
     def end(self, trainer: Any) -> None:
         parts = group.gather({name: value.cpu() for name, value in self.worst.items()})
@@ -56,15 +58,13 @@ class Mistakes(ClassCallback):
             self.show(trainer, worst)
 
     def show(self, trainer: Any, worst: dict[str, Tensor]) -> None:
-        names = class_names(trainer, max(int(worst["target"].max()), int(worst["prediction"].max())) + 1)
-        names = [str(name) for name in trainer.config.facts.get("class_names") or names]
         name = tag(trainer, "most_confident_mistakes")
         rows = zip(*(worst[key].tolist() for key in ("index", "target", "prediction", "confidence")), strict=True)
         if "images" not in worst:
-            lines = [f"sample {i}: {names[t]} taken for {names[p]} ({c:.1%})" for i, t, p, c in rows]
+            lines = [f"sample {i}: {self.names[t]} taken for {self.names[p]} ({c:.1%})" for i, t, p, c in rows]
             trainer.reporter.text(name, "\n".join(lines), trainer.step)
             return
-        short = [name[:SHOWN] for name in names]
+        short = [name[:SHOWN] for name in self.names]
         labels = [f"wrong, {c:.0%}  #{i}\npredicted {short[p]}\ntrue {short[t]}" for i, t, p, c in rows]
         title = f"The most confident mistakes after step {trainer.step:,}"
         normalization = getattr(trainer.data_loader, "normalization", None)

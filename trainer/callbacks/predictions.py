@@ -1,4 +1,4 @@
-"""Predictions: what the model makes of the same validation samples, over time."""
+"""Predictions: the model's predictions for the same validation samples, over time."""
 
 from typing import Any
 

@@ -19,16 +19,19 @@ class ScheduleFree(AveragedWeights):
 
     Its optimizer.eval() and train() would round the weights each time. Here, training goes on with a copy from before,
     so that it depends on neither validations nor saves, and a resume is exact. bn_steps: steps' worth of training data
-    that batch norm's statistics are computed anew from, for each of them; null: an epoch.
+    that batch norm's statistics are recomputed from, each time; null: an epoch.
     """
 
     def __init__(self, bn_steps: int | None = None) -> None:
         super().__init__()
+        if bn_steps is not None and bn_steps < 0:
+            raise UsageError(f"callbacks: ScheduleFree: bn_steps is {bn_steps}; give 1 or more, or null: an epoch")
         self.bn_steps = bn_steps
         self._trainer: BaseTrainer | None = None  # while it trains
         self._step = -1  # that the average is of
 
     def before_training(self, trainer: BaseTrainer) -> None:
+        super().before_training(trainer)
         check_batch_norm(trainer, "ScheduleFree")
         optimizers: list[Any] = [o for o in trainer.optimizers() if hasattr(o, "train") and hasattr(o, "eval")]
         if not optimizers:
@@ -63,7 +66,7 @@ class ScheduleFree(AveragedWeights):
         trainer = self._trainer
         if trainer is None or self._step == trainer.step:
             return
-        # A signal leaves no time for batch norm's statistics: a resume computes them anew
+        # A signal leaves no time for batch norm's statistics: a resume recomputes them
         self._step = -1 if trainer.interrupted else trainer.step
         with torch.inference_mode(False), torch.no_grad():
             self.average = self._averaged(trainer)

@@ -1,11 +1,13 @@
 """SWA: evaluates with the average of the weights from the end of training (stochastic weight averaging)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 
+from logger.console import log
 from trainer.engine.base_trainer import BaseTrainer
 from trainer.engine.evaluation.averaged_weights import AveragedWeights, check_batch_norm
 from utils.errors import UsageError
@@ -17,26 +19,38 @@ class SWA(AveragedWeights):
 
     start: the step from which weights are averaged; as a float below 1, a fraction of all steps. every: steps between
     two weights of the mean; null: an epoch. bn_steps: steps' worth of training data that batch norm's statistics are
-    computed anew from, without which the mean of weights is useless; null: an epoch.
+    recomputed from, without which the mean of weights is useless; null: an epoch.
     """
 
     def __init__(self, start: int | float = 0.75, every: int | None = None, bn_steps: int | None = None) -> None:
         super().__init__()
-        if start < 0 or (isinstance(start, float) and start >= 1) or (every is not None and every < 1):
-            raise UsageError(
-                f"callbacks: SWA has start {start} and every {every}; give a step or a fraction below 1 as start, and "
-                f"1 or more as every"
-            )
+        if not 0 <= start < (1 if isinstance(start, float) else math.inf):
+            raise UsageError(f"callbacks: SWA: start is {start}; give a step, or a fraction from 0 to below 1")
+        for name, steps in {"every": every, "bn_steps": bn_steps}.items():
+            if steps is not None and steps < 0:
+                raise UsageError(f"callbacks: SWA: {name} is {steps}; give 1 or more, or null: an epoch")
         self.start, self.every, self.bn_steps = start, every, bn_steps
         self.averaged = 0  # weights in the mean
 
     def before_training(self, trainer: BaseTrainer) -> None:
+        super().before_training(trainer)
         check_batch_norm(trainer, "SWA")
+        every = self.every or trainer.steps_per_epoch
+        is_whole = trainer.run is not None and trainer.options.limit_batches is None  # not --check, not find.py
+        if is_whole and trainer.max_steps // every * every < max(
+            1, self._first(trainer)
+        ):  # the last that could be averaged
+            log.warning(
+                f"SWA: it averages nothing: the run has {trainer.max_steps} steps, and it takes one in {every} from "
+                f"step {self._first(trainer)} on; set start or every lower"
+            )
+
+    def _first(self, trainer: BaseTrainer) -> int:
+        return int(self.start * trainer.max_steps) if isinstance(self.start, float) else self.start
 
     @torch.no_grad()
     def after_step(self, trainer: BaseTrainer) -> None:
-        first = int(self.start * trainer.max_steps) if isinstance(self.start, float) else self.start
-        if trainer.step < first or trainer.step % (self.every or trainer.steps_per_epoch):
+        if trainer.step < self._first(trainer) or trainer.step % (self.every or trainer.steps_per_epoch):
             return
         averages, weights = self.averaged_with(dict(unwrap(trainer.model).named_parameters(remove_duplicate=False)))
         get_swa_multi_avg_fn()(averages, weights, torch.tensor(self.averaged, device=trainer.device))

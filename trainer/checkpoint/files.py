@@ -173,7 +173,7 @@ def newest_sound(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     found: tuple[Path, dict[str, Any]] | None = None
     for path in [*checkpoints(folder), *([folder / BEST] if (folder / BEST).exists() else [])]:
         if found and (path.name != BEST or not broken):
-            continue  # the best only counts where newer ones are broken: it may lie between those and the sound one
+            continue  # use the best only if newer ones are broken: it may lie between those and the sound one
         try:
             state = load(path)
         except BrokenCheckpoint as e:

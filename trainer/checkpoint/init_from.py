@@ -15,6 +15,7 @@ from trainer.checkpoint.files import verify
 from utils.config import published
 from utils.errors import UsageError
 from utils.process.group import barrier, is_local_main
+from utils.tensors import load_weights
 
 LEGACY = (  # what a 2020-template checkpoint holds besides tensors and plain types
     "parse_config.ConfigParser",
@@ -34,7 +35,7 @@ OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch b
 
 
 def load(model: nn.Module, path: Path) -> list[str]:
-    """Load the weights that fit by name and shape; the lines say what was missing, extra or of another shape.
+    """Load the weights that fit by name and shape; the lines say what was missing, unused or of another shape.
 
     Raises UsageError where none fits.
     """
@@ -79,7 +80,7 @@ def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str
             f"{where}: none of its {len(weights)} tensors fits the model's {len(own)} by name and shape; "
             f"it has {', '.join(list(weights)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ..."
         )
-    model.load_state_dict(fits, strict=False)
+    load_weights(model, fits, strict=False)
     lines = [f"{where}: {len(fits)} of the model's {len(own)} tensors loaded{without}"]
     shapes = [k for k in weights if k in own and k not in fits]
     missing = [k for k in own if k not in weights]
@@ -174,7 +175,7 @@ def _read(path: Path) -> Any:
     if not is_zip and begin != OLD_FORMAT:
         kind = "written by pickle alone" if begin[:1] == b"\x80" else f"it begins with {begin.decode('latin-1')!r}"
         raise UsageError(
-            f"{path} is no file of torch.save: {kind if begin else 'it is empty'}. Give a checkpoint, or a state_dict "
+            f"{path} is not a torch.save file: {kind if begin else 'it is empty'}. Give a checkpoint, or a state_dict "
             f"saved by torch.save(model.state_dict(), 'weights.pth')"
         )
     try:
@@ -201,7 +202,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
     try:
         return load_file(path)
-    except Exception as e:  # SafetensorError is no class of its own in all versions
+    except Exception as e:  # not all versions have a class SafetensorError
         raise UsageError(f"{path} cannot be used: {e}; it is incomplete, or no safetensors file: get it again") from e
 
 
@@ -210,7 +211,7 @@ def _legacy_globals() -> Iterator[None]:
     """Let a checkpoint of the 2020 template name what its config and its best value were made of: as a stand-in."""
 
     class Nothing:
-        """Takes whatever it is made of, and runs no code of it."""
+        """Accepts any arguments and runs none of the pickled code."""
 
         def __new__(cls, *_: object) -> "Nothing":
             return super().__new__(cls)

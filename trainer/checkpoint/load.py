@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from trainer.checkpoint import files
+from trainer.engine.batches import spread_inputs
 from utils.config import load
 from utils.errors import UsageError
 from utils.run_folder import find_checkpoint
+from utils.tensors import load_weights
 
 
 def load_model(run: str | Path, device: str | torch.device = "cpu") -> nn.Module:
@@ -26,7 +28,8 @@ def load_model(run: str | Path, device: str | torch.device = "cpu") -> nn.Module
     config = load([saved["config"]])
     config.facts = saved["facts"]
     model: nn.Module = config.build("arch")
-    model.load_state_dict(weights_of(path, saved))
+    spread_inputs(model)
+    load_weights(model, weights_of(path, saved))
     return model.to(device).eval()
 
 

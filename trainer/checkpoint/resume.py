@@ -54,7 +54,7 @@ def _restore(trainer: Any, run: Run) -> dict[str, Any] | None:
         log.warning(f"{run} ended before its first checkpoint: starting it again from step 0")
         return None
     try:
-        saved = saved or files.load(path, look=group.is_main())  # once for all ranks
+        saved = saved or files.load(path, look=group.is_main())  # one message for all ranks
     except files.BrokenCheckpoint as e:
         raise Stopped(f"no usable checkpoint: {path}: {e}; name another one, or the run's folder for its newest") from e
     state.restore(trainer, saved, path)
@@ -69,7 +69,7 @@ def _set_aside_newer(run: Run, step: int) -> None:
     if newer and best.is_file() and _step_in(best) > step:
         newer.append(best)
     for path in newer:
-        path.rename(path.with_suffix(".pth.bak"))
+        path.replace(path.with_suffix(".pth.bak"))  # not rename: on Windows, it refuses a name that exists
         log.warning(f"{path.name} is newer than step {step}, where the run continues: renamed to {path.name}.bak")
 
 

@@ -1,4 +1,4 @@
-"""When a run saves, and what it does if that fails: no failure is silent, and only the last one ends the run."""
+"""When a run saves, and what happens if that fails: every failure is reported; only one at the end stops the run."""
 
 import contextlib
 from functools import partial
@@ -67,7 +67,7 @@ class Saving:
         return error is None
 
     def finish(self) -> None:
-        """All is on the disk, or this raises NotSaved. At the end there is no next save: it tries once more itself."""
+        """Return once everything is on the disk, or raise NotSaved. It retries once, as no later save will."""
         if group.any_rank(not self.wait()):
             self._once_more()
         if lost := self.trainer.reporter.unwritten():

@@ -54,7 +54,7 @@ class ShardedCheckpoints(Checkpoints):
         self.bytes_needed *= group.world_size()
 
     def _write(self, state: Mapping[str, Any], names: list[str]) -> None:
-        """Either all ranks fail, or none does."""
+        """Raise on all ranks if it failed on any."""
         error = None
         try:
             files = self._write_shards(state)

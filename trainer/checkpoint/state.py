@@ -14,7 +14,7 @@ from trainer.checkpoint.files import FORMAT, PROGRESS, RAW_MODEL, SHARDS
 from trainer.engine.optim.schedules import by_name
 from trainer.engine.speed.memory_format import match_layout
 from utils.errors import UsageError
-from utils.tensors import unwrap
+from utils.tensors import load_weights, unwrap
 
 if TYPE_CHECKING:
     from trainer.engine.base_trainer import BaseTrainer
@@ -115,7 +115,7 @@ def load_parts(trainer: "BaseTrainer", state: Mapping[str, Any], path: Path) -> 
 
 
 def environment(trainer: "BaseTrainer") -> dict[str, Any]:
-    """What the exact numbers of a run depend on besides its config."""
+    """Everything besides the config that a run's exact numbers depend on."""
     sampler = trainer.data_loader.sampler
     return {
         "samples": sampler.n,
@@ -271,7 +271,7 @@ def _load(part: Any, state: Any, at: str) -> None:
     if isinstance(part, nn.Module):
         module = unwrap(part)
         names = {without_wrappers(k, module): k for k in module.state_dict()}
-        module.load_state_dict({names.get(k, k): v for k, v in state.items()})
+        load_weights(module, {names.get(k, k): v for k, v in state.items()})
     elif isinstance(part, torch.optim.Optimizer):
         _load_optimizer(part, state)
     elif hasattr(part, "state_dict"):
@@ -284,8 +284,8 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) 
     how = [{k: g[k] for k in ("fused", "foreach", "name") if k in g} for g in optimizer.param_groups]
     state = _with_frozen(optimizer, state)
     groups = state["param_groups"]
-    if len(groups) == len(how):  # else torch says what does not fit
-        groups = [{**group, **today} for group, today in zip(groups, how, strict=True)]  # not what, but how
+    if len(groups) == len(how):  # otherwise torch reports the mismatch
+        groups = [{**group, **today} for group, today in zip(groups, how, strict=True)]  # affects speed, not results
     optimizer.load_state_dict({**state, "param_groups": groups})
     match_layout(optimizer)  # the weights may be channels_last only today
 
@@ -303,7 +303,7 @@ def _with_frozen(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> 
 
 
 def _load_several(part: Any, state: Any, at: str) -> None:
-    """Parts in a dict or list, matched by name or class: one more, or one less than in the checkpoint is no fault."""
+    """Parts in a dict or list, matched by name or class: extra or missing ones are not an error."""
     if isinstance(part, Mapping):
         mine = {k: v for k, v in part.items() if _has_state(v)}
     else:

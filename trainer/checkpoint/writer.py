@@ -107,7 +107,7 @@ class Checkpoints:
         return buffer
 
     def _work(self, jobs: list[tuple[Mapping[str, Any], list[str]]]) -> None:
-        """The body of the thread. The main thread reports whatever goes wrong."""
+        """The body of the thread. The main thread reports its errors."""
         for state, names in jobs:
             try:
                 self._write(state, names)

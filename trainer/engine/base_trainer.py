@@ -47,6 +47,12 @@ class BaseTrainer(Step):
 
     loss_names: tuple[str, ...] = ("loss",)  # what train_step and eval_step record besides the metrics
     calls_parts = False  # does train_step call parts of the model (self.model.generator), not the model itself?
+    takes_pairs = False  # is a batch (inputs, targets) to train_step, whatever the data set returns?
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        owner = next(c for c in cls.__mro__ if "train_step" in vars(c))
+        cls.takes_pairs = vars(cls).get("takes_pairs", vars(owner).get("takes_pairs", False))  # a step of one's own: no
 
     def __init__(
         self,
@@ -69,7 +75,7 @@ class BaseTrainer(Step):
         model = model.to(device)
         self.compiler = compilation.Compiler(self.options.compile)
         self.compiler.compile(model)
-        mixing = getattr(data_loader, "batch_transforms", None)  # MixUp and the like
+        mixing = getattr(data_loader, "batch_transforms", None)  # for example MixUp
         self.criterion = Loss(criterion, device, config.facts.get("num_classes"), mixing, valid_data_loader is not None)
         more = [p for _, p in self.criterion.named_parameters()]
         self.parallel = strategy(self.options)(model, self.options, device, self.calls_parts, more)
@@ -87,7 +93,6 @@ class BaseTrainer(Step):
         self.max_steps = total_steps(self.options, self.steps_per_epoch)
         self.due = Due(self.options, self.steps_per_epoch, self.max_steps, valid_data_loader is not None)
         self._start_progress()
-
         self.run = run
         self.saving: Saving | None = None  # from open() on
         self.finite = FiniteCheck(device)
@@ -150,7 +155,7 @@ class BaseTrainer(Step):
         try:
             with fail_together():  # here, while log.txt is open to errors of other ranks
                 self._train()
-        except Stopped as e:  # of several ranks none comes here: the first cause is reported, which may be another
+        except Stopped as e:  # with several ranks, none gets here: the watchdog reports the first cause
             self.reporter.note(e)
             raise
         except Interrupted:
@@ -214,7 +219,7 @@ class BaseTrainer(Step):
         self._mode.start()
 
     def ending(self) -> bool:
-        """Is this run to end now? All ranks must ask."""
+        """Should this run end now? All ranks must call it."""
         self.interrupted = self.interrupted or self.asked_to_stop()
         return self.interrupted or self.finished
 
@@ -258,7 +263,7 @@ class BaseTrainer(Step):
         return rates
 
     def collect(self) -> dict[str, float]:
-        """The means since the last log point. Waits for the device, as nothing else between two log points does."""
+        """The means since the last log point. Waits for the device; nothing else between two log points does."""
         self.finite.now()
         self.skipped_updates.check(at_end=self.step == self.max_steps)
         sums = self.window.read()
@@ -286,8 +291,7 @@ class BaseTrainer(Step):
             self.last_completed_step = self.step
 
     def evaluate(self, loader: Any, label: str = "evaluation", number: int = 0) -> dict[str, float] | None:
-        """The mean of each recorded value over all samples of `loader`; None after a signal. number: of evaluations
-        before it after the same step."""
+        """The mean of each recorded value over all samples of `loader`; None after a signal. number: see Evaluation."""
         with self.clock.phase("validation"):
             return evaluation.Evaluation(self, loader, label, number).run()
 
@@ -313,7 +317,7 @@ class BaseTrainer(Step):
 
     @property
     def finished(self) -> bool:
-        """Is there nothing left to do?"""
+        """Is the run complete?"""
         if self.last_completed_step != self.step:
             return False
         return self.step >= self.max_steps or self.stop_reason is not None or self.monitor.stop

@@ -1,19 +1,24 @@
 """The criterion as the training step calls it: what its mean is over, and what its first batch shows to be wrong."""
 
 import functools
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from logger.console import log
+from trainer.engine.out_of_memory import is_out_of_memory
 from trainer.engine.outputs import call_with_outputs, main_output
+from utils import exit_codes
 from utils.errors import UsageError
 from utils.tensors import count_labels
 
-# What a loss is the mean over: a number, None for samples, or "sum" where it is no mean but a sum over samples
+OF_THE_PROJECT = ("cross_entropy", "nll_loss", "focal_loss", "dice_loss")  # functions of model/loss.py around torch's
+# What a loss is the mean over: a number, None for samples, or "sum" for a loss that is a sum over samples
 Weight = float | Tensor | Literal["sum"] | None
 
 
@@ -40,6 +45,7 @@ class Loss:
         self._num_classes, self._mixing, self._validates = num_classes, mixing, validates
         self._first = True
         self._of_torch = type(criterion).__module__ == "torch.nn.modules.loss"
+        self._name = _name(criterion)
 
     def __call__(self, outputs: Any, *others: Any, **options: Any) -> Any:
         """others: the targets; a trainer of one's own may give anything else, such as two more outputs of a triplet."""
@@ -73,7 +79,7 @@ class Loss:
             self.criterion.load_state_dict(state)
 
     def _of_several(self, outputs: Any, targets: Any) -> Any:
-        """Of a model that returns more than one tensor."""
+        """For a model that returns more than one tensor."""
         if self._of_torch:
             return self.criterion(main_output(outputs), targets)
         return call_with_outputs(self.criterion, outputs, targets)
@@ -82,14 +88,14 @@ class Loss:
         binary = isinstance(self.criterion, (nn.BCELoss, nn.BCEWithLogitsLoss))
         if binary and self._validates and getattr(self._mixing, "mixed", False):
             raise UsageError(
-                f"loss: {type(self.criterion).__name__} takes the probabilities that batch_transforms make of class "
+                f"loss: {self._name} takes the probabilities that batch_transforms make of class "
                 f"labels, but not the labels of a validation; give cross_entropy, or a data set whose targets are 0 or "
                 f"1 for each class"
             )
         if isinstance(targets, Tensor) and isinstance(output := main_output(outputs), Tensor):
             self._check_classes(output, targets)
             if output.requires_grad and output.dim() > 1 and not output.is_meta:
-                _check_last_layer(self.criterion, output[:8].detach().float())
+                _check_last_layer(self._name, output[:8].detach().float())
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Using a target size", UserWarning)
             try:
@@ -102,12 +108,26 @@ class Loss:
                 # binary cross-entropy
                 if isinstance(targets, Tensor) and str(e).startswith(("Target size", "Using a target size")):
                     raise self._other_shapes(outputs, targets, "this loss compares one by one") from e
-                if self._mixing is None or not self._mixing.mixed or isinstance(e, torch.OutOfMemoryError):
+                if is_out_of_memory(e) or "CUDA error" in str(e):  # which may be of a layer before
                     raise
-                raise UsageError(
-                    f"loss: it failed for targets {list(targets.shape)}, the probabilities that batch_transforms make "
-                    f"of labels by mixing them: {e}; give a loss that takes them, such as cross_entropy, or mix none"
-                ) from e
+                if self._mixing is not None and self._mixing.mixed:
+                    raise UsageError(
+                        f"loss: it failed for targets {list(targets.shape)}, the probabilities that batch_transforms "
+                        f"make of labels by mixing them: {e}; give a loss that takes them, such as cross_entropy, or "
+                        f"mix none"
+                    ) from e
+                within_torch = "torch" in Path(traceback.extract_tb(e.__traceback__)[-1].filename).parts
+                if not within_torch or not (self._of_torch or self._name in OF_THE_PROJECT):
+                    raise  # the traceback shows the line of the user's own code
+                raise UsageError(self._refused(outputs, targets, e)) from e
+
+    def _refused(self, outputs: Any, targets: Any, error: Exception) -> str:
+        """What torch could not compute, of which tensors; the loss's own ones too, such as class weights."""
+        own = self.criterion.named_buffers() if isinstance(self.criterion, nn.Module) else ()
+        given = {"outputs": main_output(outputs), "targets": targets, **dict(own)}
+        shapes = [f"{name} {list(t.shape)} {t.dtype}" for name, t in given.items() if isinstance(t, Tensor)]
+        advice = exit_codes.advice(error).rstrip()
+        return f"loss: {self._name} failed for {', '.join(shapes).replace('torch.', '')}: {error}{advice}"
 
     @staticmethod
     def _other_shapes(outputs: Any, targets: Tensor, why: str) -> UsageError:
@@ -123,7 +143,13 @@ class Loss:
         labels = targets.dtype == torch.long and targets.dim() == outputs.dim() - 1 and targets.numel()
         if not labels or self._weight_of is None or targets.is_meta:  # only of losses that take class labels
             return
-        classes, largest = outputs.shape[1], int(targets.masked_fill(targets == _ignored(self.criterion), 0).max())
+        classes, weights = outputs.shape[1], getattr(self.criterion, "weight", None)
+        if isinstance(weights, Tensor) and len(weights) != classes:
+            raise UsageError(
+                f"loss: {self._name} has {len(weights)} class weights, but the model has {classes} outputs; give "
+                f"a weight for each class"
+            )
+        largest = int(targets.masked_fill(targets == _ignored(self.criterion), 0).max())
         if largest >= classes:
             raise UsageError(
                 f"loss: the model has {classes} outputs, but the data has a label of {largest}: at least {largest + 1} "
@@ -148,10 +174,13 @@ def _weight_of(criterion: Any) -> Callable[[Any], Weight] | None:
     return None
 
 
-def _check_last_layer(criterion: Any, outputs: Tensor) -> None:
-    """Warn of a model that ends with the softmax that its loss applies itself, or lacks the one that it expects."""
+def _name(criterion: Any) -> str:
     loss = criterion.func if isinstance(criterion, functools.partial) else criterion
-    name = getattr(loss, "__name__", type(loss).__name__)
+    return getattr(loss, "__name__", type(loss).__name__)
+
+
+def _check_last_layer(name: str, outputs: Tensor) -> None:
+    """Warn of a model that ends with the softmax that its loss applies itself, or lacks the one that it expects."""
     if name in ("CrossEntropyLoss", "cross_entropy") and bool((outputs >= 0).all()) and _all_ones(outputs.sum(1)):
         wrong = "look like probabilities, but it applies softmax itself"
         instead = "end the model with its last linear layer"

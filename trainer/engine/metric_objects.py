@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.errors import Stopped, UsageError
 from utils.process import group
@@ -49,7 +49,7 @@ class MetricObjects:
                 raise UsageError(
                     f"metrics: {name} has update and compute, but no reset; add one that begins a new evaluation"
                 )
-            if group.world_size() > 1 and not hasattr(metric, "sync"):
+            if group.world_size() > 1 and not hasattr(metric, "sync") and not _parts(metric):
                 raise UsageError(
                     f"metrics: {name} keeps a state that is not combined over processes; derive it from "
                     f"torchmetrics.Metric, which does that, or make it a function that returns a value per sample"
@@ -96,29 +96,38 @@ class MetricObjects:
         return {name: value for name, value in values.items() if not (ends and name.endswith(ends))}
 
 
+def _parts(metric: Any) -> list[Any]:
+    """The metric and those in it that have a state of torchmetrics: a MetricCollection or a wrapper has none itself."""
+    modules = metric.modules() if isinstance(metric, nn.Module) else [metric]
+    return [module for module in modules if hasattr(module, "dist_sync_fn")]
+
+
 def _over_ranks(metric: Any) -> Any:
     """The result over the samples of all ranks, in rank order.
 
     torchmetrics gathers the tensors of a list one by one, which fails where ranks have lists of other lengths, as those
-    of MeanAveragePrecision are, with an entry per image. So lists are joined here, and its gathering has less to do.
+    of MeanAveragePrecision are, with an entry per image. So all states are gathered here, lists are joined, and its own
+    gathering has less to do.
     """
-    state = getattr(metric, "metric_state", {}) if group.world_size() > 1 else {}
-    lists = {k: v for k, v in state.items() if isinstance(v, list) and all(isinstance(t, Tensor) for t in v)}
-    if not lists:
-        return metric.compute()
-    alone = {k: v for k, v in state.items() if isinstance(v, Tensor)}
-    of_ranks = group.gather({key: each_tensor(Tensor.cpu, value) for key, value in (lists | alone).items()})
-    for key in lists:
-        setattr(metric, key, [t.to(metric.device) for of_rank in of_ranks for t in of_rank[key]])
-    gathered = {id(t): [of_rank[key].to(t.device) for of_rank in of_ranks] for key, t in alone.items()}
-    own_sync = metric.dist_sync_fn
-    metric.dist_sync_fn = lambda tensor, group=None: gathered.get(id(tensor), [tensor])
+    parts = _parts(metric) if group.world_size() > 1 else []
+    kept = [(part, part.dist_sync_fn, part.metric_state) for part in parts]
+    mine = [each_tensor(Tensor.cpu, state) for _, _, state in kept]
+    gathered: dict[int, list[Tensor]] = {}  # a tensor by its id: metrics of a collection may share theirs
     try:
+        for (part, _, state), of_ranks in zip(kept, zip(*group.gather(mine), strict=True), strict=True):
+            part.dist_sync_fn = lambda tensor, group=None: gathered.get(id(tensor), [tensor])
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    gathered[id(value)] = [of_rank[key].to(value.device) for of_rank in of_ranks]
+                elif isinstance(value, list):
+                    joined = [entry for of_rank in of_ranks for entry in of_rank[key]]
+                    setattr(part, key, each_tensor(lambda t, device=part.device: t.to(device), joined))  # type: ignore[misc]
         return metric.compute()
     finally:  # no rank keeps the samples of the others
-        metric.dist_sync_fn = own_sync
-        for key, of_this_rank in lists.items():
-            setattr(metric, key, of_this_rank)
+        for part, own_sync, state in kept:
+            part.dist_sync_fn = own_sync
+            for key, value in state.items():
+                setattr(part, key, value)
 
 
 def _copy(value: Any) -> Any:

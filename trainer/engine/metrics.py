@@ -9,7 +9,6 @@ from torch import Tensor
 
 from trainer.engine.metric_objects import MetricObjects, by_element, is_object
 from trainer.engine.outputs import call_with_outputs, main_output
-from utils.errors import Stopped
 from utils.process import group
 from utils.tensors import to_device
 
@@ -64,7 +63,7 @@ class Sums:
             self._totals[name] = (mine[0] + total, mine[1] + count)
 
     def take(self, other: "Sums") -> None:
-        """Add what another one has, which must not be used after this. Does not wait for the device."""
+        """Add the sums of another object, which must not be used afterwards. Does not wait for the device."""
         self.merge(other._totals)
         for name, pending in other._pending.items():
             self._pending.setdefault(name, []).extend(pending)
@@ -220,15 +219,6 @@ class Metrics:
         self._stateful.reset()
         with self._set(True):
             yield
-
-    def check_ranks(self, largest_batch: int, label: str) -> None:
-        """Raise Stopped where an evaluation would leave a rank without samples, which torchmetrics cannot combine."""
-        if self.objects and largest_batch < group.world_size():
-            raise Stopped(
-                f"metrics: {', '.join(self.objects)} cannot be combined over {group.world_size()} processes in the "
-                f"{label}, whose batches have {largest_batch} samples: each process needs one; raise its batch_size, "
-                f"or use fewer processes"
-            )
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
         """Within this, objects see no batch."""

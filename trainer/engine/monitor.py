@@ -26,7 +26,7 @@ class Monitor:
         return re.sub("^valid/", "val_", self.name.removeprefix("train/"))
 
     def update(self, value: float, step: int) -> bool:
-        """Take in a value; was it the best so far? NaN never is."""
+        """Record a value and return whether it is the best so far; NaN never is."""
         better = not math.isnan(value) and (
             self.best is None or (value < self.best if self.mode == "min" else value > self.best)
         )
@@ -36,7 +36,7 @@ class Monitor:
             self.bad_count += 1
         if not math.isnan(value):
             self.top.append([value, step])
-            self.top.sort(key=lambda entry: entry[0], reverse=self.mode == "max")  # of equal values, the first stays
+            self.top.sort(key=lambda entry: entry[0], reverse=self.mode == "max")  # the first of equal values stays
             del self.top[self.keep_best :]
         return better
 

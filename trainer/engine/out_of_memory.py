@@ -90,7 +90,7 @@ class OutOfMemory:
         return before_updates and stream is self._stream and 2 * sampler.accumulate <= sampler.n // sampler.num_steps
 
     def explained(self, error: BaseException) -> Stopped | None:
-        """What to say of a lack of memory; None of any other error."""
+        """The message for an out-of-memory error; None for any other error."""
         if not is_out_of_memory(error):
             return None
         trainer = self._trainer

@@ -20,7 +20,8 @@ def main_output(outputs: Any) -> Any:
             return getattr(outputs, name)
     if isinstance(outputs, (list, tuple)):
         return outputs[0]
-    return next((value for value in vars(outputs).values() if isinstance(value, Tensor)), outputs)
+    fields = getattr(outputs, "__dict__", {})  # None has none: of a forward without `return`
+    return next((value for value in fields.values() if isinstance(value, Tensor)), outputs)
 
 
 def call_with_outputs(function: Any, outputs: Any, targets: Any) -> Any:

@@ -13,8 +13,10 @@ from torch.nn.parameter import is_lazy
 from logger import console
 from logger.console import log
 from trainer.checkpoint import files, init_from
+from trainer.engine import batches
 from trainer.engine.optim.schedules import by_name
 from trainer.engine.speed import backends, compilation
+from trainer.engine.step import Step
 from trainer.engine.summary.model_table import class_name
 from trainer.parallel import strategy
 from utils.config import names
@@ -126,8 +128,9 @@ def model(config: Any, device: torch.device, data_loader: Any, run: Run | None =
     options, several = config.run.trainer, config.run.optimizer
     seed_all(mix(config.run.seed, INIT_KEY))
     built = config.build("arch")
+    batches.spread_inputs(built)
     if any(is_lazy(p) for p in built.parameters()):
-        _initialize_lazy(built, data_loader)
+        _initialize_lazy(built, data_loader, config.resolve("trainer", config.run.trainer))
     if _channels_last(options, built, device):
         built = built.to(memory_format=torch.channels_last)
     begun = run is not None and run.exists and files.checkpoints(run.checkpoints)
@@ -142,12 +145,17 @@ def model(config: Any, device: torch.device, data_loader: Any, run: Run | None =
     return strategy(options).prepare(built, options, roots, device).to(device)
 
 
-def _initialize_lazy(model: nn.Module, data_loader: Any) -> None:
+def _initialize_lazy(model: nn.Module, data_loader: Any, trainer: Any) -> None:
     """Let lazy layers see one batch. Its values do not matter, so that the weights still follow from the seed alone."""
     stream = data_loader.iter_steps(0)
     batch = next(stream).data
     stream.close()
-    inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
+    if trainer.takes_pairs and trainer.unpack is Step.unpack:
+        model.eval()  # there may be no targets
+        inputs, _ = batches.pair(batch, model)
+        model.train()
+    else:
+        inputs = batch[0] if isinstance(batch, (list, tuple)) else batch
     seed_all(LAZY_KEY)  # reading the batch has drawn
     try:
         with torch.no_grad():

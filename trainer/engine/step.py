@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from logger.console import log
+from trainer.engine.batches import pair
 from trainer.engine.loss import Loss, Weight
 from trainer.engine.metrics import Metrics, Sums
 from trainer.engine.nonfinite import FiniteCheck, NonFinite
@@ -39,6 +40,7 @@ class Step:
     """One training step: a pass over its micro-batches for each `update`."""
 
     # BaseTrainer sets these
+    takes_pairs: bool
     train_step: Any
     eval_step: Any
     optimizers: Any
@@ -72,7 +74,7 @@ class Step:
         self._parameters: list[nn.Parameter] | None = None  # all that may get a gradient
         self._places: dict[nn.Parameter, int] | None = None  # in that list
         self.grad_norms: dict[int, Tensor | float] = {}  # of the last step, before clipping, by the id of the optimizer
-        self._averaged: set[int] = set()  # ids of the optimizers whose gradients are averaged in this pass
+        self._averaged: dict[int, list[nn.Parameter]] = {}  # in this pass, by the id of their optimizer
 
     # -- for trainer.py -----------------------------------------------------------------------------------------------
 
@@ -94,8 +96,8 @@ class Step:
         self.pass_complete = True
 
     def unpack(self, batch: Any) -> Any:
-        """The batch that train_step and eval_step get. Override this for batches that are dicts or dataclasses."""
-        return batch
+        """The batch that train_step and eval_step get. Override this for batches that do not show what is what."""
+        return pair(batch, self.model) if self.takes_pairs else batch
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -113,8 +115,10 @@ class Step:
         loss: a mean [], a value per sample [B], or several of them by name, which are summed.
         weight: what it is the mean over; None: samples. options: for Tensor.backward.
         """
-        if not isinstance(loss, Tensor):
+        if isinstance(loss, Mapping):
             loss = total(loss)
+        elif not isinstance(loss, Tensor):
+            raise UsageError(f"loss: it is a {type(loss).__name__}; backward takes a tensor, or a dict of tensors")
         with self.phase("backward", self._pass, self._micro_batch):
             if self._backwards:
                 self.parallel.another_backward()
@@ -133,14 +137,12 @@ class Step:
         is_sum = isinstance(weight, str)
         counted = None if isinstance(weight, str) else weight
         for name, value in values.items():
-            if isinstance(value, Tensor):
-                if is_sum and not value.dim():
-                    value = value / self._size
-                self._sums.add(name, value, self._size, counted)
-            elif isinstance(value, Mapping):  # a loss of several parts
+            if isinstance(value, Mapping):  # a loss of several parts
                 self.record(weight=weight, **{name: total(value)}, **value)
-            else:
-                self._sums.add(name, value, self._size, counted)
+                continue
+            if is_sum and isinstance(value, Tensor) and not value.dim():
+                value = value / self._size
+            self._sums.add(name, value, self._size, counted)
 
     def average(self, optimizer: Optimizer) -> None:
         """Make the optimizer's gradients those of the mean over the whole step, on all ranks. Idempotent.
@@ -150,9 +152,9 @@ class Step:
         if not self.pass_complete:
             raise RuntimeError("update() after a pass that was left early: a step needs all of its micro-batches")
         if id(optimizer) not in self._averaged:
-            self._averaged.add(id(optimizer))
-            self.parallel.average(self._parameters_of(optimizer))
-            self._normalize(optimizer)
+            parameters = self._averaged[id(optimizer)] = self._parameters_of(optimizer)
+            self.parallel.average(parameters)
+            self._normalize(parameters)
 
     def update(self, optimizer: Optimizer | Mapping[str, Optimizer]) -> None:
         """Update the weights by the gradients of the pass: average, unscale, check, clip, step. Nothing else does.
@@ -167,7 +169,7 @@ class Step:
             self.average(optimizer)
         with self.clock.phases["optimizer"]:
             self.scaler.unscale_(optimizer)
-            norm = self.parallel.clip(self._parameters_of(optimizer), self.options.clip_grad_norm)
+            norm = self.parallel.clip(self._averaged[id(optimizer)], self.options.clip_grad_norm)
             self.grad_norms[id(optimizer)] = norm
             if not self.scaler.is_enabled():  # else the scaler skips a step whose gradients are not finite
                 self._check_norm(norm)
@@ -253,6 +255,11 @@ class Step:
         self._pass = 0
         seed_all(mix(self.seed, self.step, 0, 1))
         self.train_step(batches)
+        if self.step == 0 and self.world_size > 1 and not (self._averaged or self.parallel.saves_on_all_ranks):
+            log.warning(
+                f"{type(self).__name__}.train_step did not call self.update(optimizer): the gradients of this step are "
+                f"not averaged over the {self.world_size} processes, so that their weights drift apart"
+            )
 
     @contextlib.contextmanager
     def recording(self, sums: Sums) -> Iterator[None]:
@@ -296,7 +303,7 @@ class Step:
         share = (self._size if weight is None else weight) * self.parallel.ranks / self._step_size
         return (None if isinstance(share, float) and share == 1 else share), loss
 
-    def _normalize(self, optimizer: Optimizer) -> None:
+    def _normalize(self, parameters: Sequence[nn.Parameter]) -> None:
         """Where weights were stated: from a mean over the expected size to one over the actual sum of all weights."""
         stated = self._weights is not None
         if self.options.skip_bad_samples:  # a rank may have no samples in this step, and so nothing to state
@@ -316,7 +323,7 @@ class Step:
             if self.world_size > 1:
                 torch.distributed.all_reduce(total)
             factor = torch.where(total > 0, self._step_size / total, 0.0)
-        for p in self._parameters_of(optimizer):
+        for p in parameters:
             if p.grad is not None:
                 p.grad.mul_(factor)
 

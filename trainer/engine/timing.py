@@ -32,7 +32,7 @@ class Clock:
         self._last = perf_counter()
 
     def start(self) -> None:
-        """What was before is no part of the run."""
+        """Start counting: earlier time is not part of the run."""
         self._last = perf_counter()
 
     def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
@@ -50,7 +50,7 @@ class Clock:
         """The host has just waited for the device; that time is the device's computing."""
         events, self._events = self._events or [], None
         if events:
-            events[-1][1].synchronize()  # a step without losses leaves nothing to wait for
+            events[-1][1].synchronize()  # without losses, there is nothing to wait for
         now = perf_counter()
         self.phases["waiting"].seconds += now - self._last
         self._last = now

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Iterator
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from logger.console import log
+from trainer.parallel.buffers import is_batch_norm as is_batch_norm
 from utils.tensors import unwrap
 
 SHOWN = 5  # names in a message
@@ -23,7 +23,7 @@ class TrainMode:
         self._kept: list[tuple[nn.Module, nn.Module]] = []  # in eval mode, while the second is frozen
 
     def start(self) -> None:
-        """Train mode, saying where frozen weights do not mean a frozen layer."""
+        """Train mode; warns about layers whose weights are frozen but whose statistics still change."""
         whole = unwrap(self.model)
         owners = owned(whole)
         self._kept = (
@@ -57,11 +57,6 @@ class TrainMode:
 
 def frozen(module: nn.Module) -> bool:
     return not any(p.requires_grad for p in module.parameters())
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Does it keep running statistics?"""
-    return isinstance(module, _NormBase) and module.track_running_stats
 
 
 def owned(model: nn.Module) -> list[tuple[str, nn.Module, nn.Module]]:

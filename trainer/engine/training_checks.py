@@ -20,7 +20,7 @@ class Untrained:
         held = {p for o in optimizers for group in o.param_groups for p in group["params"]}
         self._warn("no optimizer updates", [name for name, p in named if p.requires_grad and p not in held])
         self._named = [(name, p) for name, p in named if p.requires_grad and p in held]
-        self._waiting: list[tuple[str, nn.Parameter]] | None = None  # that have had no gradient yet; None: not looked
+        self._waiting: list[tuple[str, nn.Parameter]] | None = None  # without a gradient so far; None: not checked
 
     def after_step(self, end_of_epoch: bool) -> None:
         if self._waiting is None:

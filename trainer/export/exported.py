@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.engine.batches import spread_inputs
 from trainer.export.formats import KEY, quiet
 from trainer.export.module import Pixels, leaves
 from utils.config import Config
 from utils.config import load as load_config
 from utils.errors import UsageError
-
-NOT_OURS = (
-    "{path} has no metadata of export.py, so its classes and its preprocessing are not known; give a file that "
-    "export.py wrote"
-)
+from utils.tensors import load_weights
 
 
 def source(path: Path, overrides: Sequence[str], files: Sequence[str] | None = None) -> tuple[Config, nn.Module]:
@@ -83,7 +80,10 @@ def _opened(path: Path) -> tuple[dict[str, Any], Any]:
     try:
         return json.loads(text or ""), call
     except json.JSONDecodeError:
-        raise UsageError(NOT_OURS.format(path=path)) from None
+        raise UsageError(
+            f"{path} has no metadata of export.py, so its classes and its preprocessing are not known; give a file "
+            f"that export.py wrote"
+        ) from None
 
 
 def _onnx(path: Path) -> tuple[str | None, Any]:
@@ -97,7 +97,7 @@ def _onnx(path: Path) -> tuple[str | None, Any]:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as e:
-        raise UsageError(f"{path} is no ONNX file that can be run: {str(e).strip().splitlines()[0]}") from e
+        raise UsageError(f"{path} is not an ONNX file that can be run: {str(e).strip().splitlines()[0]}") from e
     names = [one.name for one in session.get_inputs()]
 
     def call(tensors: Sequence[Tensor]) -> Tensor:
@@ -120,7 +120,7 @@ def _pt2(path: Path) -> tuple[str | None, Any]:
             compiled, metadata = torch_internals.load_compiled(path)
         except Exception:
             reason = str(e).strip().partition("\n")[0]
-            raise UsageError(f"{path} is no file of torch.export: {reason}") from e
+            raise UsageError(f"{path} is not a file of torch.export: {reason}") from e
 
     def call(tensors: Sequence[Tensor]) -> Tensor:
         found = compiled(*tensors)
@@ -138,16 +138,17 @@ def _safetensors(path: Path) -> str | None:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get(KEY)
     except Exception as e:
-        raise UsageError(f"{path} is no sound safetensors file: {e}") from e
+        raise UsageError(f"{path} is not a sound safetensors file: {e}") from e
 
 
 def _of_weights(path: Path, config: Config) -> nn.Module:
     from safetensors.torch import load_file
 
     model: nn.Module = config.build("arch")
+    spread_inputs(model)
     try:
         weights = load_file(path).items()
-        model.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in weights})
+        load_weights(model, {name: t.float() if t.is_floating_point() else t for name, t in weights})
     except RuntimeError as e:
         raise UsageError(f"{path}: its weights do not fit the config's arch: {str(e).splitlines()[-1].strip()}") from e
     return model.eval()

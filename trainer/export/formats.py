@@ -1,8 +1,10 @@
 """Writes a model in each format, with its metadata."""
 
+import importlib.util
 import io
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -38,9 +40,6 @@ class Input(NamedTuple):
 
 def check_installed(chosen: Format) -> None:
     """Raises UsageError where a format cannot be written on this machine."""
-    import importlib.util
-    import shutil
-
     missing = [name for name in NEEDED.get(chosen, ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(

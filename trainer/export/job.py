@@ -2,6 +2,7 @@
 
 import copy
 import math
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from trainer.export import exported, formats
 from trainer.export.formats import Format
 from trainer.export.module import Pixels, Predicting, leaves, without_bags
 from trainer.inference import members
+from trainer.inference.journal import writing
 from trainer.inference.members import Member, Source
 from utils.errors import Stopped, UsageError
 from utils.run_folder import CHECKPOINTS
@@ -49,6 +51,8 @@ class Report:
 
 def export(source: Source, options: Options) -> Report:
     """Write the file. Raises Stopped, and leaves none, where it cannot be exported or differs by more than allowed."""
+    if isinstance(source.weights, exported.Exported):
+        raise UsageError(f"-r {source}: it is exported already; give the folder of its run, or a checkpoint")
     formats.check_installed(options.format)
     if options.with_preprocessing and options.format == "safetensors":
         raise UsageError(
@@ -57,7 +61,13 @@ def export(source: Source, options: Options) -> Report:
     loader = real_samples(source, options.data)
     member = Member(source, loader, CPU)
     member.trainer.model.to(memory_format=torch.contiguous_format)
-    pixels = Pixels.of(loader) if options.with_preprocessing else None
+    normalization = Pixels.of(loader)
+    if options.with_preprocessing and normalization is None:
+        raise UsageError(
+            "--with-preprocessing: only the normalization of images can go into the file, and this data loader has "
+            "none that is known; leave it out. What the loader learned from the data is in the file's metadata"
+        )
+    pixels = normalization if options.with_preprocessing else None
     folder = source.path.parent.parent if source.path.parent.name == CHECKPOINTS else source.path.parent
     out = options.out or folder / f"model{formats.SUFFIXES[options.format]}"
     if out.suffix != formats.SUFFIXES[options.format]:
@@ -66,44 +76,41 @@ def export(source: Source, options: Options) -> Report:
     with member.eval_mode(), torch.inference_mode(False), torch.no_grad():
         batches = [one_more(each_tensor(torch.clone, found)) for found in read(member)]
         expected = [main_output(member.trainer.predict_step(batch)) for batch in batches]
-        inputs = formats.inputs_of([_given(pixels, leaves(batch)) for batch in batches])
-        about = describe(member, expected[0], pixels, loader, options)
+        tensors = [leaves(batch) for batch in batches]
+        inputs = formats.inputs_of([list(map(pixels.inverse, found)) if pixels else found for found in tensors])
+        about = describe(member, expected[0], normalization, options)
         temporary = out.with_name(f".tmp-{os.getpid()}-{out.name}")
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            _write(member, batches[0], inputs, pixels, options, temporary, about)
-            difference = compare(member, temporary, batches, expected)
-            if not difference <= tolerance:
-                raise Stopped(
-                    f"{out} is not written: it differs from the model by {difference:.3g} of the largest output on "
-                    f"{sum(len(leaves(b)[0]) for b in batches):,} real samples, and --tolerance is {tolerance:g}"
-                    + ("; float16 may be too coarse for this model: leave out --half" if options.half else "")
-                )
-            os.replace(temporary, out)
-        except OSError as e:
-            raise Stopped(f"{out} cannot be written: {e.strerror or e}; free space, or give another --out") from e
+            with writing(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
+                formats.write(options.format, _module(member, batches[0], pixels, options), inputs, temporary, about)
+                difference = compare(member, temporary, batches, expected)
+                if not difference <= tolerance:
+                    raise Stopped(
+                        f"{out} is not written: it differs from the model by {difference:.3g} of the largest output on "
+                        f"{sum(len(found[0]) for found in tensors):,} real samples, and --tolerance is {tolerance:g}"
+                        + ("; float16 may be too coarse for this model: leave out --half" if options.half else "")
+                    )
+                os.replace(temporary, out)
         finally:
             temporary.unlink(missing_ok=True)
-    return Report(out, difference, out.stat().st_size)
+    report = Report(out, difference, out.stat().st_size)
+    log.info(
+        f"{source}, step {source.step}, as {options.format}{' in float16' if options.half else ''}: {out}, "
+        f"{report.size / 1e6:.2f} MB\nlargest difference from the model on real samples: {difference:.3g} (relative to "
+        f"the largest output)"
+    )
+    return report
 
 
-def _write(
-    member: Member,
-    example: Any,
-    inputs: list[formats.Input],
-    pixels: Pixels | None,
-    options: Options,
-    path: Path,
-    about: dict[str, Any],
-) -> None:
+def _module(member: Member, example: Any, pixels: Pixels | None, options: Options) -> torch.nn.Module:
     trainer = copy.copy(member.trainer)
     trainer.model = copy.deepcopy(member.trainer.model)  # which half() changes
     if options.half:
         trainer.model.half()
     if options.format == "onnx":
         without_bags(trainer.model)
-    module = Predicting(trainer, example, pixels, options.half).eval()
-    formats.write(options.format, module, inputs, path, about)
+    return Predicting(trainer, example, pixels, options.half).eval()
 
 
 def real_samples(source: Source, data: Sequence[str]) -> Any:
@@ -143,25 +150,19 @@ def one_more(inputs: Any) -> Any:
     return each_tensor(lambda t: torch.cat([t, t]), inputs) if len(leaves(inputs)[0]) < 2 else inputs
 
 
-def describe(member: Member, output: Any, pixels: Pixels | None, loader: Any, options: Options) -> dict[str, Any]:
+def describe(member: Member, output: Any, normalization: Pixels | None, options: Options) -> dict[str, Any]:
     """The metadata of the file, in plain types, but for its inputs."""
     source, config = member.source, member.source.config
     of_rows = output.dim() in (1, 2, 4)
     kind = kind_of(config.run.loss.type, output, source.facts.get("num_classes")).name if of_rows else "values"
-    try:
-        normalized = Pixels.of(loader)
-        mean, std = normalized.mean.flatten().tolist(), normalized.std.flatten().tolist()
-        preprocessing: dict[str, Any] = {"mean": mean, "std": std, "max_value": normalized.max_value}
-    except UsageError:
-        preprocessing = {}
     return {
         "format": 1,
         "run": str(source.path),
         "step": source.step,
         "class_names": source.facts.get("class_names"),
         "outputs": kind,
-        "preprocessing": preprocessing
-        | {"included": pixels is not None, "data_loader": config.run.data_loader.model_dump()},
+        "preprocessing": (normalization.about() if normalization else {})
+        | {"included": options.with_preprocessing, "data_loader": config.run.data_loader.model_dump()},
         "half": options.half,
         "facts": source.facts,
         "config": source.whole_config,
@@ -175,8 +176,10 @@ def compare(member: Member, path: Path, batches: list[Any], expected: list[Tenso
     """
     _, model = exported.source(path, [])
     pairs = list(zip(batches, expected, strict=True))
-    cuts = [_first(batches[0], n) for n in SIZES if n < len(leaves(batches[0])[0])]
-    pairs += [(cut, main_output(member.trainer.predict_step(cut))) for cut in cuts]
+    for n in SIZES:
+        if n < len(leaves(batches[0])[0]):
+            cut = each_tensor(operator.itemgetter(slice(n)), batches[0])
+            pairs.append((cut, main_output(member.trainer.predict_step(cut))))
     pairs += _shorter(member, model, batches[0])
     worst = 0.0
     for inputs, wanted in pairs:
@@ -193,10 +196,6 @@ def compare(member: Member, path: Path, batches: list[Any], expected: list[Tenso
         gap = (found - wanted).abs().max() / wanted.abs().max().clamp(min=1) if wanted.numel() else torch.tensor(0.0)
         worst = max(worst, float(gap)) if not math.isnan(float(gap)) else math.inf
     return worst
-
-
-def _first(inputs: Any, n: int) -> Any:
-    return each_tensor(lambda tensor: tensor[:n], inputs)
 
 
 def _shorter(member: Member, model: Any, inputs: Any) -> list[tuple[Any, Tensor]]:
@@ -220,15 +219,3 @@ def _called(member: Member, model: Any, inputs: Any) -> Tensor:
     trainer = copy.copy(member.trainer)  # weights alone, which the trainer's predict_step calls
     trainer.model = model
     return main_output(trainer.predict_step(inputs))
-
-
-def _given(pixels: Pixels | None, tensors: list[Tensor]) -> list[Tensor]:
-    return tensors if pixels is None else [pixels.inverse(tensor) for tensor in tensors]
-
-
-def say(report: Report, options: Options, source: Source) -> None:
-    log.info(
-        f"{source}, step {source.step}, as {options.format}{' in float16' if options.half else ''}: {report.path}, "
-        f"{report.size / 1e6:.2f} MB\nlargest difference from the model on real samples: {report.difference:.3g} "
-        f"(relative to the largest output)"
-    )

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.engine.outputs import main_output
-from utils.errors import UsageError
 from utils.tensors import each_tensor, unwrap
 
 
@@ -32,15 +31,16 @@ class Pixels(nn.Module):
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         return ((images * std + mean) * self.max_value).round().clamp(0, self.max_value).to(torch.uint8)
 
+    def about(self) -> dict[str, Any]:
+        """For the metadata: the arguments of another like it."""
+        return {"mean": self.mean.flatten().tolist(), "std": self.std.flatten().tolist(), "max_value": self.max_value}
+
     @staticmethod
-    def of(loader: Any) -> "Pixels":
-        """As a loader normalizes images. Raises UsageError for one that does not, or not in a way that is known."""
+    def of(loader: Any) -> "Pixels | None":
+        """As a loader normalizes images; None: it does not, or not in a way that is known."""
         found = getattr(loader, "normalization", None)
         if found is None:
-            raise UsageError(
-                "--with-preprocessing: only the normalization of images can go into the file, and this data loader has "
-                "none that is known; leave it out. What the loader learned of the data is in the file's metadata"
-            )
+            return None
         mean, std = (tuple(float(x) for x in part) for part in found)
         return Pixels(mean, std, getattr(loader.dataset, "max_value", 255))
 

@@ -49,7 +49,8 @@ class Columns:
         leading: Sequence[str] = ("id",),
     ) -> None:
         self.kind, self.width, self.table = kind, width, table
-        self.of_one = width == 0 and outputs is not None and len(outputs) == 2  # a probability of the second class
+        # of_one: the output is the probability of the second class
+        self.of_one = kind != "values" and width == 0 and outputs is not None and len(outputs) == 2
         self.outputs = list(outputs or [])
         if not self.of_one and len(self.outputs) != max(width, 1):
             self.outputs = [f"output_{i}" for i in range(max(width, 1))]
@@ -60,7 +61,7 @@ class Columns:
         if with_probabilities and kind != "values":
             wanted = [*wanted, *(f"prob_{name}={name}" for name in self.outputs)]
         self.header, self._cells = list[str](), list[Cell]()
-        for column in wanted:
+        for column in wanted or [""]:  # none at all is an unknown one
             header, _, what = column.partition("=")
             what = what or header
             if what not in known:
@@ -73,6 +74,9 @@ class Columns:
 
     def rows(self, indices: Sequence[int], names: Sequence[str], outputs: Tensor) -> list[list[str]]:
         """outputs: probabilities or values, [B] or [B, C]"""
+        outputs = outputs.double().flatten(1) if outputs.dim() > 1 else outputs.double()[:, None]
+        if self.of_one:
+            outputs = torch.cat([1 - outputs, outputs], dim=1)
         return [
             [cell(index, name, output) for cell in self._cells]
             for index, name, output in zip(indices, names, outputs, strict=True)
@@ -80,47 +84,34 @@ class Columns:
 
     def _known(self) -> dict[str, Cell]:
         found: dict[str, Cell] = {name: _of_table(values) for name, values in self.table.items()}
-        for i, name in enumerate(self.outputs):
-            found[name] = _number(self._one_of_two(i) if self.of_one else _output(i))
+        found |= {name: _of_output(i) for i, name in enumerate(self.outputs)}
         found |= {"id": lambda _, name, __: name, "label": lambda _, __, output: self._label(output)}
         if self.kind != "values":
-            found["prob"] = lambda _, __, output: _text(self._of_label(output))
+            found["prob"] = lambda _, __, output: _text(output.max())
             found["index"] = lambda _, __, output: " ".join(map(str, self._chosen(output)))
         return found
 
     def _chosen(self, output: Tensor) -> list[int]:
         """The numbers of the predicted classes."""
         if self.of_one:
-            return [int(output.item() >= THRESHOLD)]
+            return [int(output[1] >= THRESHOLD)]
         if task_of(self.kind) == "labels":
-            return torch.nonzero(output.reshape(-1) >= THRESHOLD).flatten().tolist()
+            return torch.nonzero(output >= THRESHOLD).flatten().tolist()
         return [int(output.argmax())]
 
     def _label(self, output: Tensor) -> str:
         if self.kind == "values":
-            return _text(output.reshape(-1)[0].item())
+            return _text(output[0])
         return " ".join(self.outputs[i] for i in self._chosen(output))
 
-    def _of_label(self, output: Tensor) -> float:
-        if self.of_one:
-            return max(output.item(), 1 - output.item())
-        return output.max().item()
 
-    def _one_of_two(self, i: int) -> Callable[[Tensor], float]:
-        return lambda output: output.item() if i else 1 - output.item()
-
-
-def _output(i: int) -> Callable[[Tensor], float]:
-    return lambda output: output.reshape(-1)[i].item()
-
-
-def _number(value: Callable[[Tensor], float]) -> Cell:
-    return lambda _, __, output: _text(value(output))
+def _of_output(i: int) -> Cell:
+    return lambda _, __, output: _text(output[i])
 
 
 def _of_table(values: Sequence[str]) -> Cell:
     return lambda index, _, __: values[index]
 
 
-def _text(number: float) -> str:
-    return f"{number:.8g}"
+def _text(number: Tensor) -> str:
+    return f"{number.item():.8g}"

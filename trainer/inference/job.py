@@ -19,7 +19,7 @@ from trainer.engine import setup
 from trainer.engine.evaluation.kinds import average, task_of
 from trainer.inference import members, weights
 from trainer.inference.columns import Columns, width_of
-from trainer.inference.journal import Journal
+from trainer.inference.journal import PART, Journal
 from trainer.inference.masks import TABLE, Masks
 from trainer.inference.members import Member, Source
 from trainer.inference.views import views
@@ -33,7 +33,7 @@ SKIP = "Repair or remove it, and run the same command again; or leave such sampl
 
 @dataclass
 class Options:
-    """What the command line says beside the runs and the data."""
+    """Options of the command line besides the runs and the data."""
 
     out: Path | None = None  # predictions.csv, or the folder predictions of masks
     columns: list[str] | None = None
@@ -61,7 +61,9 @@ class Ensemble:
         self.left_out = list(unlabeled.bad) if unlabeled is not None else []  # rows that the loader could not read
         if self.left_out and not options.skip_bad:
             raise DataError(f"{self.left_out[0][1]}\n{SKIP}")
-        self._set_weights(device)
+        found_weights = self._fit(device) if options.weights == "auto" else weights.given(options.weights, len(sources))
+        for member, weight in zip(self.members, found_weights, strict=True):
+            member.weight = weight
 
     @contextlib.contextmanager
     def eval_mode(self) -> Iterator[None]:
@@ -104,14 +106,6 @@ class Ensemble:
                     raise UsageError(f"the runs do not predict the same: {', '.join(tasks)}; average runs of one task")
                 return outputs
         raise Stopped(f"none of the {self.loader.sampler.n:,} samples could be read; the first: {why}")
-
-    def _set_weights(self, device: torch.device) -> None:
-        if self.options.weights == "auto":
-            found = self._fit(device)
-        else:
-            found = weights.given(self.options.weights, len(self.members))
-        for member, weight in zip(self.members, found, strict=True):
-            member.weight = weight
 
     def _fit(self, device: torch.device) -> list[float]:
         """By the validation data, which must be the same samples for all runs, so that none has trained with it."""
@@ -256,9 +250,22 @@ def _job(ensemble: Ensemble, options: Options) -> Any:
         file = member.source.path.stat()
         config = json.dumps(member.source.whole_config, sort_keys=True, default=str)
         runs.append([str(member.source.path.resolve()), file.st_size, file.st_mtime_ns, member.weight, config])
-    # Of a table, not of files: an image may be repaired in between
-    tables = [os.stat(path) for path in ensemble.data if os.path.isfile(path)] if ensemble.table else []
     return [
-        runs, ensemble.data, [[file.st_size, file.st_mtime_ns] for file in tables], loader.sampler.n, loader.batch_size,
-        names.hexdigest(), options.columns, options.with_probabilities, options.of_logits, options.views,
+        runs, ensemble.data, _files(ensemble), loader.sampler.n, loader.batch_size, names.hexdigest(), options.columns,
+        options.with_probabilities, options.of_logits, options.views,
     ]  # fmt: skip
+
+
+def _files(ensemble: Ensemble) -> list[list[int]]:
+    """Size and time of the files of several samples: tables, arrays, archives.
+
+    Not of files that are a sample each: one may be repaired in between.
+    """
+    unlabeled = ensemble.loader.unlabeled
+    samples = set(map(os.path.abspath, unlabeled.paths)) if unlabeled is not None else set()
+    files = [Path(path) for path in ensemble.data if os.path.isfile(path) and path not in samples]
+    for folder in (path for path in ensemble.data if os.path.isdir(path) and not samples):
+        inside = [path.relative_to(folder) for path in sorted(Path(folder).rglob("*"))]
+        shown = [path for path in inside if path.suffix != PART and not any(p.startswith(".") for p in path.parts)]
+        files += [path for path in (Path(folder, path) for path in shown) if path.is_file()]
+    return [[found.st_size, found.st_mtime_ns] for found in map(os.stat, files)]

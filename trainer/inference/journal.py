@@ -4,11 +4,26 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from logger.console import log
 from utils.errors import Stopped
+
+PART = ".part"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within this, a file that cannot be written ends the command with Stopped. path: of an error that names none."""
+    try:
+        yield
+    except OSError as e:
+        raise Stopped(
+            f"{e.filename or path} cannot be written: {e.strerror or e}; free space or give another --out, and run the "
+            f"same command again"
+        ) from e
 
 
 class Journal:
@@ -20,7 +35,7 @@ class Journal:
 
     def __init__(self, out: Path, header: Sequence[str], job: Any, for_excel: bool = False) -> None:
         self.encoding = "utf-8-sig" if for_excel else "utf-8"
-        self.out, self.header, self.path = out, list(header), out.with_name(out.name + ".part")
+        self.out, self.header, self.path = out, list(header), out.with_name(out.name + PART)
         self.first = json.dumps({"header": self.header, "job": job})
         self.done = self._resume()
 
@@ -32,7 +47,7 @@ class Journal:
     def finish(self) -> tuple[int, list[tuple[str, str]]]:
         """Write the table; returns the number of its rows, and what could not be read."""
         temporary, count, bad = self.out.with_name(f".tmp-{self.out.name}"), 0, list[tuple[str, str]]()
-        try:
+        with writing(self.out):
             with open(temporary, "w", newline="", encoding=self.encoding) as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(self.header)
@@ -42,8 +57,6 @@ class Journal:
                     bad += [(name, why) for name, why in entry["bad"]]
             os.replace(temporary, self.out)
             self.path.unlink()
-        except OSError as e:
-            raise self._full(e) from e
         return count, bad
 
     def _resume(self) -> int:
@@ -60,11 +73,9 @@ class Journal:
                     log.info(f"continuing after {len(lines) - 1:,} batches that {self.path} has already")
                 return len(lines) - 1
             log.info(f"{self.path} is of another job: starting again")
-        try:
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
-        except OSError as e:
-            raise self._full(e) from e
         self._write(self.first)
         return 0
 
@@ -75,14 +86,5 @@ class Journal:
                 yield json.loads(line)
 
     def _write(self, line: str) -> None:
-        try:
-            with open(self.path, "ab") as file:
-                file.write(f"{line}\n".encode())
-        except OSError as e:
-            raise self._full(e) from e
-
-    def _full(self, error: OSError) -> Stopped:
-        return Stopped(
-            f"{error.filename or self.path} cannot be written: {error.strerror or error}; free space or give another "
-            f"--out, and run the same command again"
-        )
+        with writing(self.path), open(self.path, "ab") as file:
+            file.write(f"{line}\n".encode())

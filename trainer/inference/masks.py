@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.engine.evaluation.kinds import Name, task_of
-from utils.errors import Stopped, UsageError
+from trainer.inference.journal import writing
+from utils.errors import UsageError
 
 TABLE = "predictions.csv"  # in the folder: which mask is of which image
 LARGEST = 255  # value of a pixel in such a file
@@ -22,7 +23,7 @@ class Masks:
     """Writes a mask for each image; its rows name them.
 
     paths: of the images. values: what stands for the classes 0, 1, ... in the masks that the run was trained with;
-    None: these numbers. Raises UsageError for outputs that are no classes of pixels.
+    None: these numbers. Raises UsageError for outputs that are not classes of pixels.
     """
 
     header = ("id", "mask")
@@ -55,14 +56,9 @@ class Masks:
 
         image = Image.fromarray(self.values.astype(np.uint8)[classes])
         image.putpalette(palette())  # it holds numbers, and viewers show colors
-        try:
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, "PNG")
-        except OSError as e:
-            raise Stopped(
-                f"{path} cannot be written: {e.strerror or e}; free space or give another --out, and run the same "
-                f"command again"
-            ) from e
 
 
 def classes_of(probabilities: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -101,15 +97,10 @@ def mask_names(paths: Sequence[str]) -> list[str]:
 
 def palette() -> list[int]:
     """Colors of 256 classes that are far apart, 0 black: those of PASCAL VOC, by the bits of the class number."""
-    colors = []
-    for number in range(256):
-        color, bits = [0, 0, 0], number
-        for shift in range(7, -1, -1):
-            for channel in range(3):
-                color[channel] |= (bits >> channel & 1) << shift
-            bits >>= 3
-        colors += color
-    return colors
+    numbers, colors = np.arange(256), np.zeros((256, 3), dtype=np.int64)
+    for bit in range(8):
+        colors[:, bit % 3] |= (numbers >> bit & 1) << (7 - bit // 3)
+    return colors.reshape(-1).tolist()
 
 
 def _size(path: str) -> tuple[int, int]:

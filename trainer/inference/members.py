@@ -1,4 +1,4 @@
-"""The runs that predict together: their checkpoints, the data as each wants it, and their outputs."""
+"""The runs that predict together: their checkpoints, the data as each one reads it, and their outputs."""
 
 import json
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ class Member:
 
     @property
     def kind(self) -> Kind:
-        """What its outputs are, once there were some."""
+        """The kind of its outputs, known from the first batch on."""
         assert self._kind is not None, "outputs come first"
         return self._kind
 

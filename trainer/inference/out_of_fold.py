@@ -22,6 +22,7 @@ from trainer.inference.columns import Columns, names_of, width_of
 from utils.errors import UsageError
 from utils.files import write_atomic
 from utils.run_folder import find_checkpoint
+from utils.tensors import load_weights
 
 TABLE, KNOWN = "oof.csv", ".oof.json"
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ CHUNK = 1024  # samples that metrics get at a time
 
 
 class Fold:
-    """What the best model of a run predicts for the samples that it held out."""
+    """Predictions of a run's best model for the samples that the run held out."""
 
     def __init__(self, run: Path, fold: int, device: torch.device) -> None:
         path = find_checkpoint(str(run))
@@ -41,7 +42,7 @@ class Fold:
             raise UsageError(f"{run}: out-of-fold predictions need one validation set, that of the fold")
         setup.loaders(self.config, device, valid)
         model = setup.model(self.config, device, valid)
-        model.load_state_dict(weights_of(path, saved))
+        load_weights(model, weights_of(path, saved))
         self.collected, self.loader = Collector("out-of-fold predictions"), valid
         self.trainer = self._trainer(device, valid, model, [self.collected])
         self.trainer.step = saved["step"]
@@ -66,7 +67,7 @@ class Fold:
 def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.device) -> dict[str, Any]:
     """Write oof.csv of these runs, each with its fold, and return the values over all samples. count: of all folds.
 
-    Several runs of one fold, of different seeds, are averaged. A sample of the folds that are missing has no row.
+    Several runs of one fold, of different seeds, are averaged. Samples of missing folds have no row.
     """
     folds = [Fold(run, fold, device) for run, fold in runs.items()]
     parts = [(fold.fold, *part) for fold in folds for part in fold.collected.parts]
@@ -91,7 +92,7 @@ def write(folder: Path, runs: Mapping[Path, int], count: int, device: torch.devi
 
 
 def known(folder: Path, runs: Mapping[Path, int]) -> dict[str, Any] | None:
-    """What `write` returned for the same checkpoints, if it did."""
+    """The cached return value of `write` for the same checkpoints; None if there is none."""
     try:
         saved = json.loads((folder / KNOWN).read_bytes())
     except (OSError, ValueError):
@@ -111,11 +112,8 @@ def _identity(runs: Mapping[Path, int]) -> list[list[Any]]:
 def _csv(fold: Fold, indices: np.ndarray, fold_of: np.ndarray, outputs: Tensor, targets: Tensor) -> str:
     facts = fold.config.facts
     kind = kind_of(fold.config.run.loss.type, outputs, facts.get("num_classes")).name
-    width = width_of(outputs)
-    if width == 0:
-        outputs = outputs.reshape(-1)
     table = {"fold": [str(number) for number in fold_of], "target": [_target(t, facts) for t in targets]}
-    columns = Columns(None, True, kind, names_of(facts), width, table, leading=("id", "fold", "target"))
+    columns = Columns(None, True, kind, names_of(facts), width_of(outputs), table, leading=("id", "fold", "target"))
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns.header)

@@ -49,7 +49,11 @@ class Predictor:
             inputs = [inputs]
         if isinstance(inputs, Sequence) and inputs and all(isinstance(one, (str, Path)) for one in inputs):
             return self._of_data([str(one) for one in inputs])
-        member = self._ready(_Given(inputs))
+
+        def one_batch(_: int) -> Iterator[Any]:  # which lazy layers need
+            yield SimpleNamespace(data=each_tensor(Tensor.cpu, (inputs,)))
+
+        member = self._ready(SimpleNamespace(steps_per_epoch=1, iter_steps=one_batch))
         with member.eval_mode():
             (outputs,) = member.probabilities(to_device(inputs, self.device))
         return self._named(outputs, [str(number) for number in range(len(outputs))])
@@ -81,16 +85,3 @@ class Predictor:
         columns = Columns(["label"], False, self._member.kind.name, named, width_of(outputs), {})
         labels = [label for (label,) in columns.rows(range(len(outputs)), names, outputs)]
         return Predictions(labels, outputs, names, columns.outputs)
-
-
-class _Given:
-    """Stands for a data loader where the inputs are tensors."""
-
-    steps_per_epoch = 1
-
-    def __init__(self, inputs: Any) -> None:
-        self.inputs = inputs
-
-    def iter_steps(self, _: int) -> Iterator[Any]:
-        """One batch, for lazy layers."""
-        yield SimpleNamespace(data=each_tensor(Tensor.cpu, (self.inputs,)))

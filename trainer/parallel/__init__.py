@@ -3,12 +3,13 @@
 The rest of the trainer knows only `Strategy` (base.py). Another strategy is a file here and a line in `strategy`.
 """
 
-from trainer.parallel.base import Options, Strategy
+from trainer.parallel.base import Strategy
+from utils.config.schema import TrainerConfig
 
-__all__ = ["Options", "Strategy", "strategy"]
+__all__ = ["Strategy", "strategy"]
 
 
-def strategy(options: Options) -> type[Strategy]:
+def strategy(options: TrainerConfig) -> type[Strategy]:
     """The strategy that `trainer.parallel` and `trainer.exact_ranks` choose."""
     if options.parallel == "fsdp":
         from trainer.parallel.fsdp import FullySharded  # takes half a second to import

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +12,12 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from trainer.engine.speed import kernels
 from trainer.parallel import buffers
+from utils.config.schema import TrainerConfig
 from utils.process.group import world_size
 from utils.tensors import unwrap
 
 NOTHING = contextlib.nullcontext()
 NEAR = 0.9999  # this close to the limit, torch's own rounding decides whether to clip
-
-
-class Options(Protocol):
-    """The keys of `trainer` in the config that strategies read."""
-
-    parallel: str
-    exact_ranks: bool
-    accumulate: int
-    precision: str
-    shard: list[str] | None
-    skip_bad_samples: int
-    sync_batchnorm: bool
 
 
 class Strategy:
@@ -41,19 +30,19 @@ class Strategy:
     norms: Sequence[_NormBase] = ()  # batch norms whose statistics travel with the gradients
 
     @classmethod
-    def accumulate(cls, options: Options) -> int:
+    def accumulate(cls, options: TrainerConfig) -> int:
         """Micro-batches per step of one rank."""
         return options.accumulate
 
     @classmethod
-    def prepare(cls, model: nn.Module, options: Options, roots: Sequence[str], device: torch.device) -> nn.Module:
+    def prepare(cls, model: nn.Module, options: TrainerConfig, roots: Sequence[str], device: torch.device) -> nn.Module:
         """The model with new weights, before optimizers see it. roots: submodules with an optimizer of their own."""
         return buffers.sync_batchnorm(model, device) if options.sync_batchnorm else model
 
     def __init__(
         self,
         model: nn.Module,
-        options: Options,
+        options: TrainerConfig,
         device: torch.device,
         calls_parts: bool = False,
         more: Sequence[nn.Parameter] = (),
@@ -100,7 +89,7 @@ class Strategy:
         gradients = [p.grad for p in parameters if p.grad is not None]
         if any(gradient.is_sparse for gradient in gradients):
             return buffers.clip_sparse(gradients, limit)
-        if self.device.type == "cpu":  # looking is free here, and mostly saves the work
+        if self.device.type == "cpu":  # reading it is free on the CPU, and usually shows that nothing is to do
             norm = kernels.total_norm(gradients)
             if limit is not None and norm > limit * NEAR:
                 nn.utils.clip_grad_norm_(parameters, limit)

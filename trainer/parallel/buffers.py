@@ -1,6 +1,7 @@
 """Collectives over many tensors at once, and what a model holds besides its weights: buffers, batch norm statistics."""
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -57,7 +58,12 @@ def unpack(flat: Tensor, tensors: Sequence[Tensor]) -> None:
 
 def batch_norms(model: nn.Module) -> list[_NormBase]:
     """The batch norms that keep running statistics."""
-    return [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    return [module for module in model.modules() if is_batch_norm(module)]
+
+
+def is_batch_norm(module: nn.Module) -> TypeGuard[_NormBase]:
+    """Does it keep running statistics?"""
+    return isinstance(module, _NormBase) and module.track_running_stats
 
 
 def running_statistics(norms: Sequence[_NormBase]) -> list[Tensor]:

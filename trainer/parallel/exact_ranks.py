@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.parallel import buffers
-from trainer.parallel.base import Options, Strategy
+from trainer.parallel.base import Strategy
+from utils.config.schema import TrainerConfig
 from utils.errors import UsageError
 from utils.process.group import world_size
 
@@ -20,7 +21,7 @@ class ExactRanks(Strategy):
     """
 
     @classmethod
-    def accumulate(cls, options: Options) -> int:
+    def accumulate(cls, options: TrainerConfig) -> int:
         if options.accumulate % world_size():
             raise UsageError(
                 f"trainer.accumulate: {options.accumulate} was given; with exact_ranks these are the micro-batches of "

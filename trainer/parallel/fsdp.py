@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from logger.console import log
 from trainer.engine.summary.model_table import class_name
 from trainer.parallel import buffers
-from trainer.parallel.base import Options
-from trainer.parallel.replicated import Replicated
+from trainer.parallel.base import Strategy
+from utils.config.schema import TrainerConfig
 from utils.errors import Stopped, UsageError
 from utils.process.group import world_size
 from utils.tensors import count_parameters, local
@@ -30,7 +30,7 @@ LARGE = 0.1  # a single layer with this fraction of all parameters is a block
 SMALL = 0.001  # below this fraction, a message of its own is not worth it
 
 
-def shard(model: nn.Module, options: Options, names: Sequence[str], device: torch.device) -> nn.Module:
+def shard(model: nn.Module, options: TrainerConfig, names: Sequence[str], device: torch.device) -> nn.Module:
     """Shard the model over all processes, in place; on one process it stays whole.
 
     names: submodules with an optimizer of their own, which the trainer calls instead of the model.
@@ -112,7 +112,7 @@ def _by_size(model: nn.Module) -> set[nn.Module]:
 
 
 def _shared(model: nn.Module, part: nn.Module) -> list[str]:
-    """The parameters of a part that the model uses outside of it too."""
+    """The parameters of a block that the model uses outside of it, too."""
     everywhere = Counter(map(id, _parameters(model).values()))
     inside = Counter(map(id, _parameters(part).values()))
     return [name for name, p in _parameters(part).items() if everywhere[id(p)] > inside[id(p)]]
@@ -131,11 +131,11 @@ def _described(model: nn.Module, parts: Sequence[nn.Module]) -> str:
     return f"{text} gathered one at a time; {rest:.1%} of the parameters with the model itself"
 
 
-class FullySharded(Replicated):
+class FullySharded(Strategy):
     """FSDP averages the gradients over the ranks in the backward pass.
 
     It does so for each micro-batch, not only for the last: adding up whole gradients first would take the memory that
-    sharding saves. On one process it holds the whole model, and does what `Replicated` does.
+    sharding saves. On one process it holds the whole model, in no block.
     """
 
     channels_last = False  # weights are cut along their first dimension, as they lie in memory
@@ -143,29 +143,17 @@ class FullySharded(Replicated):
     kept_bytes = 2**18  # what is gathered has to be freed at once
 
     @classmethod
-    def prepare(cls, model: nn.Module, options: Options, roots: Sequence[str], device: torch.device) -> nn.Module:
+    def prepare(cls, model: nn.Module, options: TrainerConfig, roots: Sequence[str], device: torch.device) -> nn.Module:
         return shard(super().prepare(model, options, roots, device), options, roots, device)
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
 
     def connect(self) -> None:
         self.blocks = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         self.saves_on_all_ranks = bool(self.blocks)
-        if not self.blocks:
-            super().connect()
-        elif any(p.requires_grad for p in self.more):
+        if self.blocks and any(p.requires_grad for p in self.more):
             raise UsageError(
                 "trainer.parallel: fsdp does not shard parameters of the loss; make the loss a submodule of the model, "
                 "or give trainer.parallel: ddp"
             )
-
-    def begin_pass(self) -> None:
-        if not self.blocks:
-            super().begin_pass()
-
-    def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.blocks else super().micro_batch(last)
 
     @contextlib.contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -180,14 +168,9 @@ class FullySharded(Replicated):
                 f"called as a whole, as in trainer.shard=[Block], or trainer.shard=[] for none"
             ) from e
 
-    def another_backward(self) -> None:
-        """Each backward pass averages its own gradients."""
-
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """All is done but for blocks that were also called without gradients."""
         self._reshard()
-        if not self.blocks:
-            super().average(parameters)
 
     def _reshard(self) -> None:
         """Free what is still gathered: it would not follow when weights change."""

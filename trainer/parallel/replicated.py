@@ -33,8 +33,9 @@ group.before_leaving.append(_free)
 class Replicated(Strategy):
     """Averages gradients in the backward pass where the model is a DistributedDataParallel, else after it.
 
-    In the backward pass only if in the first step every parameter had a gradient on every rank. After it is right for
-    any model, and takes the statistics of batch norm along.
+    In the backward pass only if in the first step every trained parameter had a gradient on every rank. After it is
+    right for any model, and takes the statistics of batch norm along. Where parameters are frozen or unfrozen, the next
+    step is a first one again.
     """
 
     ddp: DistributedDataParallel | None = None
@@ -44,7 +45,9 @@ class Replicated(Strategy):
 
     def connect(self) -> None:
         self.ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
-        self.named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad] if self.ddp else []
+        self._parameters = dict(self.model.named_parameters()) if self.ddp else {}
+        self.named = self._trained()
+        self._overlapped = self.named  # what the DistributedDataParallel was made for
         self.norms = [] if self.ddp else buffers.batch_norms(self.model)
         if not self.ddp:  # which does it by itself
             buffers.broadcast_model(self.model)
@@ -53,8 +56,19 @@ class Replicated(Strategy):
         self._in_backward = False
         self._averaged = False
 
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self._parameters.items() if p.requires_grad}
+
     def begin_pass(self) -> None:
         self._in_backward = self._averaged = False
+        if self.ddp is None or self.options.skip_bad_samples:
+            return
+        trained = self._trained()
+        if trained.keys() != self.named.keys():
+            self.named, self.complete = trained, None
+        elif self.complete and trained.keys() != self._overlapped.keys():  # it would wait for the others' gradients
+            wrap_again(self.ddp)
+            self._overlapped = trained
 
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
         if self.ddp is None:
@@ -76,17 +90,17 @@ class Replicated(Strategy):
         if self.world_size == 1 or (self.ddp and self._averaged):
             return
         self._averaged = True
-        if self.ddp:  # which does not know the criterion's parameters, and those that were unfrozen later
-            known = {p for _, p in self.named}
+        if self.ddp:  # which does not know the criterion's parameters, and those unfrozen since the pass began
+            known = set(self.named.values())
             if others := [p for p in parameters if p.requires_grad and p not in known]:
                 _average(others, ())
         if not self._in_backward:
-            trained = [p for p in [p for _, p in self.named] or parameters if p.requires_grad]
+            trained = [p for p in self.named.values() or parameters if p.requires_grad]
             ranks = _average(trained, buffers.running_statistics(self.norms))
-            if self.complete is None and all(p.requires_grad for _, p in self.named):  # not while some are frozen
-                self.complete = all(n == world_size() for n in ranks)
+            if self.complete is None:
+                self.complete = bool(self.named) and all(n == world_size() for n in ranks)
             return
-        without = [name for name, p in self.named if p.grad is None]
+        without = [name for name, p in self.named.items() if p.grad is None]
         if without:
             raise Stopped(
                 f"no gradient in this step, though there was one in the first: {', '.join(without[:5])}. Over several "
@@ -99,11 +113,17 @@ def overlapped(model: nn.Module, device: torch.device) -> nn.Module:
     """Over several GPUs: a model whose backward pass averages the gradients while it computes them."""
     if world_size() == 1 or device.type not in OVERLAPPED or not any(p.requires_grad for p in model.parameters()):
         return model
-    ids = [device.index] if device.type == "cuda" else None
-    wrapped = DistributedDataParallel(model, device_ids=ids)
-    _wrapped.add(wrapped)
+    wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
     wrapped.broadcast_buffers = False  # it would do so in each forward pass, validation too; `Buffers` does once a step
+    _wrapped.add(wrapped)
     return wrapped
+
+
+def wrap_again(ddp: DistributedDataParallel) -> None:
+    """Rebuild it in place for the parameters that are trained now."""
+    del ddp.reducer, ddp.logger  # and with the reducer its hooks
+    ddp.__init__(ddp.module, ddp.device_ids, init_sync=False)  # type: ignore[misc]
+    ddp.broadcast_buffers = False
 
 
 @torch.no_grad()
@@ -115,7 +135,7 @@ def _average(parameters: Sequence[nn.Parameter], statistics: Sequence[Tensor]) -
     """
     counts = torch.tensor(
         [float(world_size() * (p.grad is not None)) for p in parameters]
-    )  # their mean is their number
+    )  # the mean of equal counts is that count
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     sparse = [gradient.is_sparse for gradient in gradients]
     gradients = [g.to_dense() if is_sparse else g for g, is_sparse in zip(gradients, sparse, strict=True)]

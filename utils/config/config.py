@@ -24,6 +24,7 @@ from utils.config.sections import FACTS_OF_DATASETS, KINDS, SECTIONS
 from utils.config.signatures import signature_of
 from utils.config.values import Misfit, wants_factory
 from utils.errors import Stopped, UsageError
+from utils.exit_codes import advice, traceback_of
 
 Named = schema.Part | schema.TrainerConfig  # has `type` and `args`
 TESTED = ("arch", "data_loader", "loss", "metrics")  # sections that test.py builds
@@ -94,7 +95,7 @@ class Config:
         return names.find(section, part.type)
 
     def accepts(self, section: str, part: Named, name: str) -> bool:
-        """Does what `part` names have an argument of this name?"""
+        """Does the class or function that `part` names accept this argument?"""
         signature = names.accepted(section, self.resolve(section, part))
         return name in signature.parameters or signature.open_ended
 
@@ -112,8 +113,8 @@ class Config:
     ) -> Any:
         """One part, checked for its kind. `kwargs` override the config's arguments, of which it gets a copy.
 
-        substitute: gives the class to build in place of the one that the config names. Raises ConfigError, also for
-        what the constructor raises.
+        substitute: returns the class to build instead of the one that the config names. Raises ConfigError, also for
+        errors of the constructor.
         """
         path = next((path for path, named in self._parts(section) if named is part), (section,))
         try:
@@ -135,23 +136,18 @@ class Config:
         return built
 
     def options_of_groups(self, part: schema.OptimizerPart) -> list[dict[str, Any]]:
-        """The options of each of its parameter groups, as the optimizer's annotations want them."""
+        """The options of each of its parameter groups, converted to the annotations of the optimizer's parameters."""
         path = next(path for path, named in self._parts("optimizer") if named is part)
-        options, problems = self._options_of_groups(path, part, self.resolve("optimizer", part))
-        if problems:
-            raise ConfigError(problems)
-        return options
-
-    def _options_of_groups(
-        self, path: KeyPath, part: schema.OptimizerPart, thing: Any
-    ) -> tuple[list[dict[str, Any]], list[str]]:
+        thing = self.resolve("optimizer", part)
         bound = [names.bound("optimizer", thing, group.options, lambda part, *_: part) for group in part.groups]
         problems = [
             f"{self.tree.place((*path, 'groups', i, *at))}: {message}"
             for i, one in enumerate(bound)
             for at, message in one.problems
         ]
-        return [one.values for one in bound], problems
+        if problems:
+            raise ConfigError(problems)
+        return [one.values for one in bound]
 
     def _bound(
         self,
@@ -178,7 +174,7 @@ class Config:
                 problems.append(f"{self.tree.place((*here, 'type'))}: {e.args[0]}")
                 return None
             if not names.may_be(named, wanted):
-                raise Misfit(f"but {name} is no {getattr(wanted, '__name__', wanted)}")
+                raise Misfit(f"but {name} is not derived from {getattr(wanted, '__name__', wanted)}")
             factory = wants_factory(wanted)  # of which the code gives the other arguments
             later = names.accepted(inside, named).parameters if factory else ()
             values, wrong = self._bound(inside, here, named, part.get("args") or {}, facts, later, positional)
@@ -235,7 +231,8 @@ class Config:
             e.__traceback__ = e.__traceback__ and e.__traceback__.tb_next  # without this method
             if type(e).__module__ == "urllib.error":
                 line += "; download it where there is a network, into the folder where it is searched"
-            raise ConfigError([line], ["".join(traceback.format_exception(e)).rstrip()] if own else ()) from e
+            note = traceback_of(e) if own else advice(e)
+            raise ConfigError([line], [note.strip()] if note else ()) from e
 
     @contextlib.contextmanager
     def located(self) -> Iterator[None]:
@@ -268,7 +265,10 @@ class Config:
                 problems += self._bound(section, path, found[path], part.args, facts, given)[1]
                 problems += [f"{self.tree.place(path)}: {lack}" for lack in names.missing_libraries(found[path])]
                 if isinstance(part, schema.OptimizerPart):
-                    problems += self._options_of_groups(path, part, found[path])[1]
+                    try:
+                        self.options_of_groups(part)
+                    except ConfigError as e:
+                        problems += e.problems
         if train and ("trainer",) in found:
             problems += fits.metric_problems(self, found["trainer",])
             problems += fits.monitor_problems(self, found["trainer",], loader) if loader is not None else []
@@ -307,7 +307,7 @@ class Config:
 
 
 def _import_torch() -> None:
-    """Import torch, which all parts need, a fifth faster: without garbage collection, as what it makes stays."""
+    """Import torch without garbage collection, which takes a fifth less time; what it makes stays anyway."""
     if "torch" in sys.modules or not gc.isenabled():
         return
     gc.disable()

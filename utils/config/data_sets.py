@@ -16,9 +16,8 @@ BUILDER = "data_loader.engine.data_sets"
 
 def reads_samples(cls: type) -> bool:
     """Whether it is a class of data sets: derived from torch's Dataset, or with `__getitem__` and `__len__`."""
-    return derives(cls, DATASET) or all(
-        any(method in vars(c) for c in cls.__mro__) for method in ("__getitem__", "__len__")
-    )
+    methods = {name for c in cls.__mro__ for name in vars(c)}
+    return derives(cls, DATASET) or {"__getitem__", "__len__"} <= methods
 
 
 def makes_data_set(thing: Any) -> bool:
@@ -31,7 +30,7 @@ def makes_data_set(thing: Any) -> bool:
 
 
 def signature_with_loader(thing: Any) -> Signature:
-    """The arguments of what makes the data set, then those of BaseDataLoader."""
+    """The arguments of the data set, then those of BaseDataLoader."""
     own = signature_of(thing)
     of_loader = {name: p for name, p in _of_loader().items() if name not in own.parameters}
     if not inspect.isclass(thing) and "batch_size" in of_loader:  # it may make a loader, with a size of its own
@@ -43,7 +42,7 @@ def signature_with_loader(thing: Any) -> Signature:
 
 
 def with_loader(name: str, thing: Any) -> Callable[..., Any]:
-    """What builds the loader of a data set, from the arguments of both."""
+    """A function that builds a data set and the loader around it, from the arguments of both."""
     own, of_loader = signature_of(thing), _of_loader()
 
     def build(**values: Any) -> Any:

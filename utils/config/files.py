@@ -3,6 +3,7 @@
 YAML 1.2 scalars, so text means what people expect: `1e-3` is a number, `off` a string. A duplicate key is an error.
 """
 
+import codecs
 import difflib
 import json
 import os
@@ -42,6 +43,7 @@ class Dumper(yaml.SafeDumper):
 
 
 for name, pattern, first in (
+    ("merge", r"<<", ["<"]),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),  # 012 and 1:30 are strings
@@ -64,12 +66,12 @@ SCALARS: dict[str, Callable[[str], Any]] = {
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that `word` most likely means: the same in lower case, one typo away, or else similar."""
     by_lower, word = {option.lower(): option for option in options}, word.lower()
-    typos = [option for option in by_lower if _one_typo(word, option)]
+    typos = [option for option in by_lower if one_typo(word, option)]
     close = [word] if word in by_lower else typos or difflib.get_close_matches(word, by_lower, n=1)
     return by_lower[close[0]] if close else None
 
 
-def _one_typo(a: str, b: str) -> bool:
+def one_typo(a: str, b: str) -> bool:
     """Whether one letter inserted, deleted or replaced, or two neighbors swapped, turns `a` into `b`."""
     while a and b and a[0] == b[0]:
         a, b = a[1:], b[1:]
@@ -200,10 +202,13 @@ class _Values:
         at = self.at(node.start_mark.line + 1)
         return at if path == self.root else f"{at}: {dotted(path)}"
 
-    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+    def count(self) -> None:
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise ConfigError([f"{self.at(1)}: more than {MAX_NODES:,} values after aliases are expanded"])
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.count()
         place = self.where.setdefault(path, self.place(node, path))
         if isinstance(node, yaml.SequenceNode) and node.tag == TAG + "seq":
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
@@ -220,16 +225,29 @@ class _Values:
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         lines: dict[str, int] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in sorted(node.value, key=lambda pair: pair[0].tag != TAG + "merge"):
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "?"
             here = (*path, key)
             place = self.place(key_node, here)
-            if key_node.tag != TAG + "str":
+            if key_node.tag == TAG + "merge" and "<<" in lines:
+                self.problems.append(f"{place}: duplicate key; merge several mappings by <<: [*A, *B]")
+            elif key_node.tag == TAG + "merge":  # <<: *defaults, or a list of such, of which the first wins
+                lines["<<"] = key_node.start_mark.line + 1
+                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for source in reversed(sources):
+                    if isinstance(source, yaml.MappingNode):
+                        self.count()
+                        result |= self.mapping(source, path)
+                    else:
+                        self.problems.append(f"{place}: expected *ANCHOR of a mapping, or a list of such")
+            elif key_node.tag != TAG + "str":
                 self.problems.append(f"{place}: a key must be a string; put it in quotes")
-            elif key in result:
+            elif key in lines:
                 self.problems.append(f"{place}: duplicate key, first given on line {lines[key]}; keep one of the two")
             else:
                 lines[key] = key_node.start_mark.line + 1
+                if key in result:  # of a merged mapping, with the places of what was in it
+                    self.where = {at: line for at, line in self.where.items() if at[: len(here)] != here}
                 self.where[here] = place
                 result[key] = self.value(value_node, here)
         return result
@@ -244,9 +262,10 @@ def parse(text: str, at: Callable[[int], str], root: KeyPath = ()) -> tuple[Any,
     except yaml.YAMLError as e:
         mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None) or str(e).splitlines()[0]
         advice = "check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above"
-        raise ConfigError(
-            [f"{at(mark.line + 1 if mark else 1)}: this is not valid YAML ({problem}); {advice}"]
-        ) from None
+        if root:
+            advice = "close all brackets, or put the value in quotes"  # of KEY=VALUE
+        place = at(mark.line + 1 if mark else 1)
+        raise ConfigError([f"{place}: this is not valid YAML ({problem.removeprefix('but ')}); {advice}"]) from None
     except RecursionError:
         raise ConfigError([f"{at(1)}: nested too deeply, or an alias that contains itself"]) from None
     if values.problems:
@@ -288,15 +307,21 @@ def _text(file: Path, start: str) -> str:
         with open(file, "rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        beside = [str(f) for f in sorted(file.parent.glob("*")) if f.suffix in SUFFIXES and f.stem != "schema"]
-        there = f"{did_you_mean(nearest(str(file), beside))}; configs in that folder: {', '.join(beside) or 'none'}"
-        key = "" if file.suffix in SUFFIXES else "; to set a key of the config, write KEY=VALUE"
-        raise ConfigError([f"{start}{file}: no such file{there}{key}"]) from None
+        folders = dict.fromkeys((file.parent, Path("config")))
+        there = [f for folder in folders for f in sorted(folder.glob("*")) if f.suffix in SUFFIXES]
+        by_stem = {f.stem: f.as_posix() for f in reversed(there) if f.stem != "schema"}
+        if near := nearest(file.stem, by_stem):
+            advice = did_you_mean(by_stem[near])
+        elif file.suffix in SUFFIXES:
+            advice = f"; configs found: {', '.join(by_stem.values()) or 'none'}"
+        else:
+            advice = "; to set a key of the config, write KEY=VALUE"
+        raise ConfigError([f"{start}{file}: no such file{advice}"]) from None
     except OSError as e:
         raise ConfigError([f"{start}{file}: cannot read it ({e.strerror}); expected a .yaml or .json file"]) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError([f"{start}{file}: larger than {MAX_BYTES // 1_000_000} MB; this is not a config"])
     try:
-        return raw.decode("utf-8-sig")
+        return raw.decode("utf-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError:
         raise ConfigError([f"{start}{file}: not UTF-8 text; to continue from a checkpoint, use -r"]) from None

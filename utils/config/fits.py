@@ -1,4 +1,4 @@
-"""Whether the parts of a config fit together: what `monitor` names, and what metrics are called."""
+"""Do the parts of a config fit together? Checks `monitor` and the names of metrics."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def metric_problems(config: "Config", trainer: Any) -> list[str]:
-    """An error for each metric that is called like a loss which the trainer logs."""
+    """An error for each metric with the name of a loss that the trainer logs."""
     place, labels = config.tree.place(("metrics",)), [part.label for part in config.run.metrics]
     return [
         f"{place}: {trainer.__name__} logs a {name} itself; give the metric another, name: NAME"
@@ -47,8 +47,8 @@ def monitor_problems(config: "Config", trainer: Any, loader: Callable[..., Any])
 
 
 def _validation_prefixes(config: "Config", loader: Callable[..., Any], own_sets: bool) -> list[str]:
-    """What the values of each validation set begin with in the log: val_, val_NAME_. own_sets: does the code of the
-    loader make some?"""
+    """The prefixes of values of each validation set in the log: val_, val_NAME_. own_sets: whether the loader's code
+    makes some."""
     split = names.accepted("data_loader", loader).parameters.get("validation_split")
     args, sets = config.run.data_loader.args, config.run.valid_data_loader
     held_out = args.get("validation_split", split.default if split else 1) or args.get("folds") or own_sets

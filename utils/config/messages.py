@@ -1,4 +1,4 @@
-"""What is wrong with the fixed part of a config, for people: the type of each key in words, and one line per error."""
+"""Error messages about the fixed part of a config: the type of each key in words, and one line per error."""
 
 import inspect
 import os
@@ -9,14 +9,14 @@ from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ValidationError
 
-from utils.config.files import KeyPath, Tree, did_you_mean, dotted, nearest, shown
+from utils.config.files import KeyPath, Tree, did_you_mean, dotted, nearest, one_typo, shown
 from utils.config.schema import Group, MetricPart, OptimizerPart, Part, RunConfig, SchedulerPart, TrainerConfig
 from utils.config.values import LISTS, MAPPINGS, OF_TORCH, UNIONS, full_name
 
 PART = "NAME or {type: NAME, args: {...}}"
 NAMES: dict[Any, str] = {
     bool: "true or false", int: "an integer", float: "a number", str: "a string", type(None): "null",
-    Part: PART, SchedulerPart: PART, OptimizerPart: PART, MetricPart: PART, Callable: PART,
+    Part: PART, SchedulerPart: PART, OptimizerPart: PART, MetricPart: PART, Callable: PART, type: PART,
     Group: "{match: PATTERN, OPTION: VALUE, ...}", TrainerConfig: "a mapping",
 }  # fmt: skip
 
@@ -81,7 +81,8 @@ def _advice(path: KeyPath, near: str | None, tree: Tree) -> str:
     """What to do about an unknown key: the key that it means, or where it belongs."""
     key = str(path[-1])
     if len(path) > 1 and issubclass(_model(path[:-1]), Part):
-        return did_you_mean(near) or "; arguments go under args:"
+        typo = near is not None and one_typo(key.lower(), near)  # weight_decay is an argument, and no other key
+        return did_you_mean(near) if typo else "; arguments go under args:"
     elsewhere = [f"trainer.{key}"] if key in TrainerConfig.model_fields else []
     elsewhere += [dotted(place) for place in tree.where if place[-1:] == (key,) and "args" in place]
     near = near or next(iter(elsewhere), None)

@@ -133,7 +133,7 @@ def _kind(value: Any) -> str:
 
 
 def misbuilt(section: str, part: Any) -> str | None:
-    """What is wrong with what a class or function has built; None if nothing is."""
+    """What is wrong with the object that a class or function built; None if nothing is."""
     if _fits(section, part) or (KINDS[section].called and callable(part)):
         return None
     return f"it built {_kind(part)}"
@@ -162,15 +162,17 @@ def find(section: str, name: str) -> Any:
         libraries = " and ".join(at.libraries)
         has = "have" if at.libraries[1:] else "has"
         there += f"; {libraries} {f'{has} {len(library)} more' if library else 'is not installed'}"
-    options, last = [*library, *offered], name.rpartition(".")[2]
+    options, last = [*library, *offered], name.partition("(")[0].rpartition(".")[2]
     near = last if last in options else nearest(name, options)
-    if "." in name and near != last:
+    if name.lower() == "none":
+        why = "; no value is null in a config"
+    elif "." in name and near != last:
         why = f"; to use one of another library, import it in {at.home} and give its name without dots"
     raise LookupError(f"unknown name '{name}'{did_you_mean(near)}{why}; {there}")
 
 
 def _own(section: str, name: str) -> tuple[Any, str]:
-    """What the project calls `name`; or None, and why if there is something of that name."""
+    """The project's object of this name; or None, and why an object of that name does not fit."""
     at = KINDS[section]
     own = list(files(at.rooms, at.home))
     if at.any_case:
@@ -230,7 +232,7 @@ def _offers(section: str, thing: Any, is_ours: bool) -> bool:
 
 
 def _library(section: str) -> dict[str, Any]:
-    """What the section's libraries have. They are imported only now: torchvision and torchmetrics take a second."""
+    """The names in the section's libraries. Imported only now: torchvision and torchmetrics take a second."""
     found: dict[str, Any] = {}
     for library in KINDS[section].libraries:
         if importlib.util.find_spec(library.split(".")[0]) is None:
@@ -239,10 +241,8 @@ def _library(section: str) -> dict[str, Any]:
         if library == "torchvision.models":
             offered = {name: module.get_model_builder(name) for name in module.list_models()}
         else:
-            classes = {
-                n: thing for n, thing in vars(module).items() if not n.startswith("_") and inspect.isclass(thing)
-            }
-            offered = {n: cls for n, cls in classes.items() if _fits(section, cls)}
+            public = {n: thing for n, thing in vars(module).items() if not n.startswith("_")}
+            offered = {n: thing for n, thing in public.items() if inspect.isclass(thing) and _fits(section, thing)}
         found = offered | found
     return {n: thing for n, thing in found.items() if section != "loss" or n.endswith("Loss")}
 
@@ -251,7 +251,7 @@ def _library(section: str) -> dict[str, Any]:
 
 
 def builder(section: str, thing: Any) -> Any:
-    """What to call to build the part: of a data set, what makes its loader too."""
+    """The function to call to build the part; for a data set, it builds the loader too."""
     return with_loader(name_of(thing), thing) if _makes_data_set(section, thing) else thing
 
 

@@ -17,7 +17,7 @@ KEYS = ("weights", "weights_backbone", "pretrained")  # torchvision's, and timm'
 
 
 def timm_builder(name: str) -> Callable[..., Any]:
-    """What builds a model of timm, timm/NAME or timm/NAME.TAG. LookupError: there is none; says what there is."""
+    """A builder of the timm model timm/NAME or timm/NAME.TAG. LookupError for an unknown one."""
     if importlib.util.find_spec("timm") is None:
         raise LookupError(f"'{name}' is a model of timm, which is not installed: make extra NAME=timm")
     import timm  # takes seconds
@@ -40,7 +40,7 @@ def timm_builder(name: str) -> Callable[..., Any]:
 
 
 def without_weights(thing: Any, values: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """The arguments without published weights; and what builds the model with them, where they are asked for."""
+    """The arguments without published weights; and a builder of the model with them, if the config asks for them."""
     library = str(getattr(thing, "__module__", "")).split(".")[0]
     if library not in ("torchvision", "timm") or not inspect.isfunction(thing):
         return dict(values), None
@@ -58,7 +58,7 @@ def without_weights(thing: Any, values: Mapping[str, Any]) -> tuple[dict[str, An
 
 
 def where_to_get(make: Any) -> str:
-    """What to do where the weights of a model cannot be downloaded. make: what builds it with them."""
+    """Advice for weights that cannot be downloaded. make: builds the model with them."""
     if name := getattr(make.func, "timm_name", None):
         import timm
 

@@ -1,4 +1,4 @@
-"""What is in the files at the top of the project's rooms: the names, found without importing the files."""
+"""The names in the files at the top of the project's rooms, found without importing the files."""
 
 import ast
 import functools
@@ -34,11 +34,12 @@ def python_files(room: str) -> list[Path]:
 
 
 def loaded(rooms: Sequence[str], name: str) -> Iterator[Any]:
-    """What is called so in the imported modules of these rooms; also what code has put there."""
+    """Objects of this name in the imported modules of these rooms, also those that code has assigned."""
     for room in rooms:
         package = room.replace("/", ".")
-        for module in [m for n, m in list(sys.modules.items()) if package in (n, n.rpartition(".")[0])]:
-            if name in vars(module):
+        for path, module in list(sys.modules.items()):
+            is_inside = path.startswith(package) and package in (path, path.rpartition(".")[0])
+            if is_inside and name in vars(module):
                 yield vars(module)[name]
 
 

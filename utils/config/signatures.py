@@ -122,7 +122,7 @@ def _of_inits(inits: list[Callable[..., Any]]) -> Signature:
 
 
 def _declared(function: Callable[..., Any]) -> Signature:
-    """What the `def` itself says."""
+    """The parameters of the `def` itself."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # built in, without a signature
@@ -142,11 +142,14 @@ def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
     """A string annotation (`from __future__ import annotations`) as the type that it names; Any where only a type
     checker knows it."""
     try:
-        return eval(annotation, scope) if isinstance(annotation, str) else annotation
+        for _ in range(2):  # twice where it is in quotes as well
+            annotation = eval(annotation, scope) if isinstance(annotation, str) else annotation
+        return Any if isinstance(annotation, str) else annotation
     except Exception:
         return Any
 
 
+@functools.cache
 def _handed_on(init: Callable[..., Any]) -> tuple[int, set[str]] | None:
     """The number of positional arguments and the keywords that `super().__init__(..., **kwargs)` gives in `init`; None
     if there is no such call, or no source code."""

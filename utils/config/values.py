@@ -1,7 +1,7 @@
 """Values of a config as the annotation of a parameter wants them: a list as a tuple, a name as an enum's member.
 
 A mapping of `type` and `args` is a nested part: the object that it names, unless the annotation wants a mapping.
-Where it wants a Callable, the bare name is enough.
+Where it wants a Callable or a class, the bare name is enough.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def seconds(value: Any) -> Any:
 
 
 def expanded(path: str) -> str:
-    """A path without ~ and $VARIABLE. ValueError: there is no such variable."""
+    """Expand ~ and $VARIABLE in a path. ValueError: there is no such variable."""
     path = os.path.expanduser(os.path.expandvars(path))
     if unknown := re.search(r"\$\{?(\w+)", path):
         raise ValueError(f"the environment variable {unknown[1]} is not set")
@@ -156,7 +156,7 @@ def _mapping(value: dict[str, Any], origin: Any, inner: tuple[Any, ...], nested:
 
 
 def _number(key: str) -> Any:
-    """A key where a number is wanted: in a config, keys are strings."""
+    """The key as a number, if it is one: in a config, keys are strings."""
     try:
         return float(key)
     except ValueError:
@@ -168,9 +168,7 @@ def _of_class(value: Any, wanted: Any, cls: Any, nested: Nested, at: KeyPath) ->
         return _plain(value, cls)
     if issubclass(cls, Enum):
         name = str(value).removeprefix(f"{cls.__name__}.")
-        found = [
-            m for key, m in cls.__members__.items() if key == name or (type(m.value), m.value) == (type(value), value)
-        ]
+        found = [m for key, m in cls.__members__.items() if key == name or _same(m.value, value)]
         return _if(bool(found), found)[0]
     if isinstance(value, str) and issubclass(cls, os.PathLike):
         try:
@@ -181,7 +179,7 @@ def _of_class(value: Any, wanted: Any, cls: Any, nested: Nested, at: KeyPath) ->
         return _of_torch(value, full_name(cls))
     if is_part(value):
         return nested(value, wanted, at)
-    if isinstance(value, str) and cls is Callable:
+    if isinstance(value, str) and cls in (Callable, type):
         return nested({"type": value}, wanted, at)  # a part by its bare name
     wrong = [key for key in value if key not in ("type", "args")] if isinstance(value, dict) and cls is Callable else []
     if wrong:

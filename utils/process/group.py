@@ -92,7 +92,7 @@ def sum_over_ranks(values: Sequence[float]) -> list[float]:
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether it is true on any rank; a collective call."""
+    """Is it true on any rank? A collective call."""
     return sum_over_ranks([float(flag)])[0] > 0
 
 

@@ -31,9 +31,8 @@ def slurm(env: "os._Environ[str] | dict[str, str]") -> dict[str, str]:
         "LOCAL_RANK": env["SLURM_LOCALID"],
         "WORLD_SIZE": env["SLURM_STEP_NUM_TASKS"],
         "MASTER_ADDR": env.get("MASTER_ADDR", found[1] + (found[2] or "")),
-        "MASTER_PORT": env.get(
-            "MASTER_PORT", str(20000 + (job * 7 + step) % 30000)
-        ),  # the same for all tasks, and probably free
+        # A port that is the same for all tasks, and probably free
+        "MASTER_PORT": env.get("MASTER_PORT", str(20000 + (job * 7 + step) % 30000)),
     }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed as dist
 
 from utils.errors import Interrupted
-from utils.exit_codes import advice
+from utils.exit_codes import traceback_of
 
 PERIOD = 0.5  # seconds between notes
 Tell = Callable[[str], None]
@@ -139,7 +139,7 @@ class Watchdog(threading.Thread):
             code = getattr(error, "exit_code", 1)
             text = str(error)
             if not hasattr(error, "exit_code"):
-                text = ("".join(traceback.format_exception(error)) + advice(error)).strip()
+                text = traceback_of(error).strip()
             self._end(**self._claim(text, code))
         except dist.DistError:  # lost the store too
             self._end(self.rank, f"(lost rank 0) {type(error).__name__}: {error}", 1)

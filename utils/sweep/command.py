@@ -1,8 +1,7 @@
 """The command line of sweep.py, and the sweep that it means: a new one, or one to continue. All is checked here."""
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from utils.config.files import Dumper
 from utils.errors import UsageError
 from utils.files import write_atomic
 from utils.sweep.folder import Sweep, new_folder, newest
-from utils.sweep.points import Point, overrides_of, product, several
+from utils.sweep.points import Point, check_all, overrides_of, product, several
 from utils.sweep.result import normal
 from utils.sweep.space import Space
 from utils.sweep.table import repeats
@@ -96,8 +95,9 @@ def plan(args: argparse.Namespace) -> Plan:
             raise UsageError(f"--{name} is for a search; give its space too: -s FILE")
     if not keys:
         raise UsageError("every run would be the same; give a key several values, such as seed=1..5, or a space: -s")
-    _check_points(check, product(keys))
-    sweep = Sweep.create(_folder(config, args), {"objectives": objectives(check, config, [])}, config.to_yaml())
+    check_all(product(keys), check)
+    folder = new_folder(config.run.trainer.save_dir, config.run.name, args.sweep_id)
+    sweep = Sweep.create(folder, {"objectives": objectives(check, config, [])}, config.to_yaml())
     sweep.add_points(keys)
     return Plan(sweep, config, None)
 
@@ -107,41 +107,25 @@ def checker(files: Sequence[Any], single: Sequence[str]) -> Callable[[Point], No
 
     def check(point: Point) -> None:
         config = configs.load(files, [*single, *overrides_of(point)])
-        with _one_thread():
+        import_torch()
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # no thread may be left when processes are forked
+        try:
             config.check()
+        finally:
+            torch.set_num_threads(threads)
 
     return check
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch computes in one thread in here, so that no thread is left when processes are forked."""
-    import_torch()
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _check_points(check: Callable[[Point], None], points: Sequence[Point]) -> None:
-    problems: dict[str, None] = {}
-    for point in points:
-        try:
-            check(point)
-        except ConfigError as e:
-            problems |= dict.fromkeys(e.problems)
-    if problems:
-        raise ConfigError(list(problems))
 
 
 def objectives(check: Callable[[Point], None], config: Config, given: Sequence[str], place: str = "") -> list[str]:
     """Those that are given, or `trainer.monitor`, or else the loss. Raises ConfigError where a run never has one."""
     monitor = config.run.trainer.monitor
     for objective in given:
+        if objective == "off":
+            raise ConfigError([f"{place}: got off, expected min NAME or max NAME"])
         try:
             check({"trainer.monitor": objective})
         except ConfigError as e:
@@ -158,10 +142,6 @@ def objectives(check: Callable[[Point], None], config: Config, given: Sequence[s
     raise UsageError("the runs cannot be compared by a loss; give trainer.monitor, such as max val_accuracy")
 
 
-def _folder(config: Config, args: argparse.Namespace) -> Path:
-    return new_folder(config.run.trainer.save_dir, config.run.name, args.sweep_id)
-
-
 def _new_search(config: Config, check: Callable[[Point], None], keys: Any, args: argparse.Namespace) -> Plan:
     from utils.sweep import study
 
@@ -172,20 +152,22 @@ def _new_search(config: Config, check: Callable[[Point], None], keys: Any, args:
         raise UsageError(f"{', '.join(keys)} has several values, and -s gives a space; {hint}")
     space = Space.read(args.space)
     study.require()
-    study.check_storage(args.storage)
+    if args.storage is not None:
+        study.check_database(args.storage)
     study.pruner(space)
     space.check(check)
     found = objectives(check, config, space.objectives, space.tree.place(("objective",)))
     trials = _trials(space, args)
     spec = {"objectives": found, "trials": trials, "in_database": args.storage is not None}
-    sweep = Sweep.create(_folder(config, args), spec, config.to_yaml())
+    folder = new_folder(config.run.trainer.save_dir, config.run.name, args.sweep_id)
+    sweep = Sweep.create(folder, spec, config.to_yaml())
     text = yaml.dump(space.tree.data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
     write_atomic(sweep.folder / SPACE, text.encode())
     return Plan(sweep, config, (space, trials))
 
 
 def _trials(space: Space, args: argparse.Namespace, known: int | None = None) -> int:
-    trials = args.trials or known or space.trials or (len(space.grid()) if space.sampler == "grid" else None)
+    trials = args.trials or known or space.trials or (space.grid_size() if space.sampler == "grid" else None)
     if trials is None:
         raise UsageError(f"{space.tree.place(())}: how many trials? give --trials N, or trials: N in that file")
     return trials
@@ -204,11 +186,8 @@ def _continued(
     check = checker([sweep.base], ())
     if not (sweep.folder / SPACE).is_file():
         if args.space is not None or args.trials is not None:
-            raise UsageError(f"{sweep} is no search; start a new sweep without -r")
-        if keys:
-            _check_points(check, product(keys))
-        else:
-            check({})
+            raise UsageError(f"{sweep} is not a search; start a new sweep without -r")
+        check_all(product(keys), check)
         sweep.add_points(keys)
         return Plan(sweep, base, None)
     if keys:

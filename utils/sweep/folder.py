@@ -1,4 +1,4 @@
-"""The folder of a sweep, saved/<name>/<sweep-id>/: what is to run, and what came of it. Survives a kill at any time.
+"""The folder of a sweep, saved/<name>/<sweep-id>/: its trials and their results. Survives a kill at any time.
 
 sweep.yaml, base.yaml     the keys or the search space; the config that all runs share
 trials/000.json           the keys of one trial, and its result once it has one
@@ -90,7 +90,12 @@ class Sweep:
             near = sorted(str(path.parent) for path in folder.parent.glob(f"*/{SPEC}"))
             there = f"; sweeps there: {', '.join(near[-5:])}" if near else ""
             raise UsageError(f"-r {folder}: no sweep; give the folder of one, or auto{there}")
-        return cls(folder, read(folder / SPEC).data)
+        spec = read(folder / SPEC).data
+        if missing := [key for key in ("objectives", "owner") if key not in spec]:
+            raise UsageError(
+                f"{folder / SPEC}: {' and '.join(missing)} missing; put the file back as sweep.py wrote it"
+            )
+        return cls(folder, spec)
 
     @property
     def exists(self) -> bool:
@@ -107,10 +112,20 @@ class Sweep:
     # -- trials -------------------------------------------------------------------------------------------------------
 
     def trials(self) -> list[Trial]:
-        return [self.trial(int(path.stem)) for path in sorted((self.folder / TRIALS).glob("[0-9]*.json"))]
+        return [self.trial(number) for number in self.numbers()]
+
+    def numbers(self) -> list[int]:
+        """Of the trials that have a file."""
+        return sorted(int(path.stem) for path in (self.folder / TRIALS).glob("[0-9]*.json"))
 
     def trial(self, number: int) -> Trial:
-        return Trial(**json.loads(self._file(number, "json").read_bytes()))
+        path = self._file(number, "json")
+        try:
+            return Trial(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as e:
+            raise UsageError(
+                f"{path} cannot be read: {e}; remove it, and python sweep.py -r {self} runs its keys again"
+            ) from e
 
     def write(self, trial: Trial) -> None:
         """Only by a process that holds its claim, or for a new one, the lock of the sweep."""
@@ -150,22 +165,24 @@ class Sweep:
                 self.write(Trial(number, point))
             return len(new)
 
-    def retry(self) -> int:
-        """Let trials that failed run again; returns how many."""
-        failed = [trial for trial in self.trials() if trial.state == "failed"]
-        for trial in failed:
-            claim = self.claim(trial.number)
-            if claim is not None:
-                with claim:
-                    self.write(Trial(trial.number, trial.keys, seconds=trial.seconds))
-        return len(failed)
+    def retry(self) -> None:
+        """Let trials that failed run again."""
+        with self.locked():
+            for trial in self.trials():
+                if trial.state == "failed" and (claim := self.claim(trial.number)):
+                    with claim:
+                        self.write(Trial(trial.number, trial.keys, seconds=trial.seconds))
 
     # -- locks --------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Within this, no other process adds trials."""
-        with contextlib.closing(wait_for(self.folder / ".lock")):
+        try:
+            lock = wait_for(self.folder / ".lock")
+        except OSError as e:
+            raise unusable(self, e.strerror or str(e)) from e
+        with lock:
             yield
 
     def claim(self, number: int) -> IO[str] | None:
@@ -206,9 +223,7 @@ def wait_for(path: Path) -> IO[str]:
     end = time.monotonic() + PATIENCE
     while (file := try_lock(path)) is None:
         if time.monotonic() > end:
-            file = open(path, encoding="utf-8")  # noqa: SIM115
-            with file:
-                holder = file.read().strip() or "another process"
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise Stopped(f"{path} has been locked by {holder} for {PATIENCE} s; end that process, and try again")
         time.sleep(0.005)
     file.truncate(0)

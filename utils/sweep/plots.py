@@ -5,9 +5,10 @@ Color-blind people can tell Okabe and Ito's colors and the map cividis; states d
 
 import base64
 import io
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ class Scale:
     def ticks(self) -> list[tuple[float, str]]:
         """(position, label) of some values."""
         if self.names is not None:
-            step = math.ceil(len(self.names) / NAMES_SHOWN)
-            return [(float(i), _short(name)) for i, name in enumerate(self.names)][::step]
+            short = [name if len(name) <= LENGTH else f"{name[: LENGTH - 1]}…" for name in self.names]
+            return [(float(i), name) for i, name in enumerate(short)][:: math.ceil(len(short) / NAMES_SHOWN)]
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         return [(value, f"{value:.4g}") for value in dict.fromkeys([self.low, middle, self.high])]
 
@@ -111,18 +112,19 @@ def _figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= LENGTH else f"{text[: LENGTH - 1]}…"
-
-
 def _value(trial: Trial, objective: str) -> float:
-    """NaN for a trial that has none: it waits, it failed, or its loss was not finite."""
+    """NaN for a trial without a result: waiting, failed, or with a non-finite loss."""
     value = trial.values.get(objective.split()[1], math.nan)
     return value if trial.state in STYLES and math.isfinite(value) else math.nan
 
 
 def _measured(table: Table, objective: str) -> list[Trial]:
     return [trial for trial in table.trials if not math.isnan(_value(trial, objective))]
+
+
+def _shown(table: Table) -> list[str]:
+    """The objectives that a trial has a value of."""
+    return [objective for objective in table.objectives if _measured(table, objective)]
 
 
 def _keys(table: Table) -> list[str]:
@@ -140,7 +142,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _values_axis(axes: Any, values: Sequence[float], objective: str) -> None:
-    """The objective upwards."""
+    """The values of an objective, negated if lower is better."""
     name, (low, high) = objective.split()[1], limits(values)
     margin = (high - low) * 0.06 or abs(low) * 0.05 or 0.5
     axes.set_ylim(low - margin, high + margin)
@@ -150,7 +152,7 @@ def _values_axis(axes: Any, values: Sequence[float], objective: str) -> None:
 
 
 def _legend(axes: Any) -> None:
-    """Above the axes, where it hides no point."""
+    """Place the legend above the axes, where it hides no point."""
     axes.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
 
 
@@ -168,7 +170,7 @@ def _colorbar(figure: Any, axes: Any, low: float, high: float, label: str) -> No
 
 def history(table: Table) -> Any:
     """The objectives over the trials, and the best so far."""
-    shown = [objective for objective in table.objectives if _measured(table, objective)]
+    shown = _shown(table)
     if not shown:
         return None
     figure = _figure(9, 0.4 + 3.4 * len(shown))
@@ -182,8 +184,8 @@ def history(table: Table) -> Any:
                              zorder=2, **style)  # fmt: skip
         done = [trial for trial in trials if trial.state == "done"]
         if done:
-            better: Callable[[list[float]], float] = min if objective.startswith("min ") else max
-            best = [better([_value(t, objective) for t in done[: i + 1]]) for i in range(len(done))]
+            better = min if objective.startswith("min ") else max
+            best = list(itertools.accumulate([_value(t, objective) for t in done], better))
             axes.step([t.number for t in done], best, where="post", color=BLACK, linewidth=1.2, label="best so far")
         failed = [trial.number for trial in table.trials if trial.state == "failed"]
         if failed:
@@ -258,12 +260,12 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 def slices(table: Table) -> Any:
     """Each objective over each key."""
-    keys, last = _keys(table), max((trial.number for trial in table.trials), default=0)
-    shown = [objective for objective in table.objectives if _measured(table, objective)]
+    keys, shown = _keys(table), _shown(table)
     if not keys or not shown:
         return None
     columns = min(COLUMNS, len(keys))
     rows = math.ceil(len(keys) / columns)  # of one objective
+    last = max(trial.number for trial in table.trials)
     figure = _figure(max(5.0, 3.9 * columns + 0.8), 0.3 + 3.2 * rows * len(shown))
     every = []
     for i, objective in enumerate(shown):
@@ -311,43 +313,37 @@ def parallel(table: Table) -> Any:
         return None
     from matplotlib import colormaps
 
-    scales = {key: Scale([t.keys[key] for t in trials if key in t.keys]) for key in keys}
-    for objective in table.objectives:
-        values = [value for trial in trials if not math.isnan(value := _value(trial, objective))]
-        if values:
-            scales[objective] = Scale(limits(values))
-    figure = _figure(max(7.0, 2.1 * len(scales) + 1), 4.6)
-    axes = figure.add_subplot()
     trials.sort(key=lambda t: _value(t, first), reverse=first.startswith("min "))  # the best last
+    columns: dict[str, tuple[Scale, list[float]]] = {}  # where the trials lie in each
+    for key in keys:
+        scale = Scale([trial.keys[key] for trial in trials if key in trial.keys])
+        columns[key] = scale, [scale.position(t.keys[key]) if key in t.keys else math.nan for t in trials]
+    for objective in _shown(table):
+        values = [_value(trial, objective) for trial in trials]
+        if finite := [value for value in values if not math.isnan(value)]:
+            columns[objective.split()[1]] = Scale(limits(finite)), values
+    figure = _figure(max(7.0, 2.1 * len(columns) + 1), 4.6)
+    axes = figure.add_subplot()
     ranks = _ranks([_value(trial, first) for trial in trials])
     low, high = min(ranks), max(ranks)
-    for trial, rank in zip(trials, ranks, strict=True):
-        heights = [scale.height(_place(trial, name, scale)) for name, scale in scales.items()]
-        is_best = trial is trials[-1]
+    for i, rank in enumerate(ranks):
+        heights = [scale.height(places[i]) for scale, places in columns.values()]
+        is_best = i == len(ranks) - 1
         color = ORANGE if is_best else colormaps[COLORMAP]((rank - low) / max(high - low, 1))
         axes.plot(heights, color=color, linewidth=2.5 if is_best else 1.2, marker=".", label="best" if is_best else "")
-    for x, (name, scale) in enumerate(scales.items()):
+    for x, (scale, places) in enumerate(columns.values()):
         axes.axvline(x, color="#8a8a8a", linewidth=0.8, zorder=0)
         ticks = [(scale.height(at), label) for at, label in scale.ticks()]
-        if any(math.isnan(_place(trial, name, scale)) for trial in trials):
-            ticks.append((NOT_SET, "not set"))
+        ticks += [(NOT_SET, "not set")] if any(map(math.isnan, places)) else []
         for height, label in ticks:
             axes.annotate(label, (x, height), (4, 3), textcoords="offset points", fontsize="x-small",
                           bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.5})  # fmt: skip
-    axes.set(xlim=(-0.2, len(scales) - 0.5), ylim=(NOT_SET - 0.04, 1.08), yticks=[])
-    names = [name.split()[-1] for name in scales]
-    axes.set_xticks(range(len(scales)), names, rotation=20 if len(scales) > 4 else 0, fontsize="small")
+    axes.set(xlim=(-0.2, len(columns) - 0.5), ylim=(NOT_SET - 0.04, 1.08), yticks=[])
+    axes.set_xticks(range(len(columns)), columns, rotation=20 if len(columns) > 4 else 0, fontsize="small")
     axes.spines[:].set_visible(False)
     _legend(axes)
     _colorbar(figure, axes, low, high, f"rank of {first.split()[1]} (1 is the lowest)")
     return figure
-
-
-def _place(trial: Trial, name: str, scale: Scale) -> float:
-    """Where a trial lies on the scale of a key or an objective; NaN where it has no value."""
-    if " " in name:
-        return _value(trial, name)
-    return scale.position(trial.keys[name]) if name in trial.keys else math.nan
 
 
 PLOTS = {"history": history, "importance": importance, "slices": slices, "parallel": parallel}

@@ -6,7 +6,7 @@ seed=1..5   optimizer.args.lr=1e-3,3e-3   arch.args.widths='[16,32],[32,64]'
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from utils.config.files import ConfigError, parse
@@ -28,6 +28,8 @@ def several(overrides: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
             raise UsageError(f"command line: {key} is given twice; give all its values at once, {key}=A,B")
         else:
             keys[key] = values
+    if twice := [override for override in single if override.partition("=")[0] in keys]:
+        raise UsageError(f"command line: {', '.join(twice)}: this key has several values, too; leave one of them out")
     return single, keys
 
 
@@ -40,6 +42,10 @@ def _values(text: str, override: str) -> list[Any]:
     for entry in entries:
         found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", entry) if isinstance(entry, str) else None
         if found is None:
+            if isinstance(entry, str) and re.fullmatch(r"[-+.\de]*\d\.\.[-+.\de]*\d", entry):
+                raise UsageError(
+                    f"command line: {override}: a range is FIRST..LAST, two integers; list other values: A,B"
+                )
             values.append(entry)
             continue
         first, last = int(found[1]), int(found[2])
@@ -47,7 +53,7 @@ def _values(text: str, override: str) -> list[Any]:
             raise UsageError(f"command line: {override}: {last - first + 1:,} values; give at most {MAX_POINTS:,}")
         if not first < last:
             raise UsageError(
-                f"command line: {override}: {entry} is no range; give FIRST..LAST, both included, with FIRST below "
+                f"command line: {override}: {entry} is not a range; give FIRST..LAST, both included, with FIRST below "
                 f"LAST, such as 1..5"
             )
         values += range(first, last + 1)
@@ -64,6 +70,23 @@ def product(keys: Mapping[str, Sequence[Any]]) -> list[Point]:
     if count > MAX_POINTS:
         raise UsageError(f"{count:,} combinations of {', '.join(keys)}; give fewer values, at most {MAX_POINTS:,} runs")
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*keys.values())]
+
+
+def check_all(
+    points: Iterable[Point], check: Callable[[Point], None], placed: Callable[[str, Point], str] = lambda line, _: line
+) -> None:
+    """Raise ConfigError with all that is wrong with any of these points, each message once.
+
+    check: raises ConfigError for a point that the config does not allow. placed: a message for its point.
+    """
+    problems: dict[str, None] = {}
+    for point in points:
+        try:
+            check(point)
+        except ConfigError as e:
+            problems |= dict.fromkeys(placed(line, point) for line in e.problems)
+    if problems:
+        raise ConfigError(list(problems))
 
 
 def overrides_of(point: Point) -> list[str]:

@@ -11,7 +11,7 @@ from utils.files import write_atomic
 from utils.run_folder import ENSEMBLE
 from utils.sweep.folder import Sweep, Trial
 from utils.sweep.points import overrides_of
-from utils.sweep.table import Table, repeats
+from utils.sweep.table import Table, plain, repeats
 
 
 def write(sweep: Sweep, elsewhere: list[Trial]) -> Table:
@@ -59,7 +59,8 @@ def plots(sweep: Sweep, table: Table) -> list[str] | None:
 
 
 def as_json(sweep: Sweep, table: Table, folds: dict[str, Any] | None) -> str:
-    return json.dumps({"sweep": str(sweep), **table.to_dict(), "out_of_fold": folds}, indent=1, ensure_ascii=False)
+    found = folds and folds | {"values": plain(folds["values"])}
+    return json.dumps({"sweep": str(sweep), **table.to_dict(), "out_of_fold": found}, indent=1, ensure_ascii=False)
 
 
 def as_text(sweep: Sweep, table: Table, folds: dict[str, Any] | None, drawn: list[str] | None) -> str:

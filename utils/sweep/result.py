@@ -1,4 +1,4 @@
-"""What a run came to, read from its metrics.jsonl, in which each point appears once however often it was killed."""
+"""The result of a run, read from its metrics.jsonl, in which each point appears once however often it was killed."""
 
 import json
 import math
@@ -24,8 +24,9 @@ def result(folder: Path, best_step: int) -> tuple[int, Values]:
 
 
 def objective_points(folder: Path, name: str) -> list[tuple[int, Values]]:
-    """Those of the validations so far that have a value of this name."""
-    return [(step, values) for step, values in points(folder, "valid") if name in values]
+    """Those so far that have a value of this name: of validations, or of training."""
+    split = "valid" if name.startswith("val_") else "train"
+    return [(step, values) for step, values in points(folder, split) if name in values]
 
 
 def metrics_size(folder: Path) -> int:

@@ -5,25 +5,24 @@ space:
   optimizer.args.lr: {float: [1e-4, 0.1], log: true}
   optimizer.args.momentum: {float: [0, 0.99], when: {optimizer.type: SGD}}
   data_loader.args.batch_size: {int: [32, 256], step: 32}
+sampler: tpe                     # or random, grid
+seed: 1                          # of the sampler
+trials: 40                       # --trials overrides it
+objective: max val_accuracy      # or a list of them; by default trainer.monitor
+prune: MedianPruner              # of optuna.pruners, or {type: NAME, args: {...}}; by default none
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from utils.config.files import ConfigError, Tree, did_you_mean, nearest, read, shown
-from utils.sweep.points import Point, overrides_of, text_of
+from utils.sweep.points import MAX_POINTS, Point, check_all, overrides_of, text_of
 
-KEYS = {
-    "space": "the keys to search over",
-    "sampler": "tpe, random or grid",
-    "seed": "of the sampler",
-    "trials": "how many; --trials overrides it",
-    "objective": "min NAME or max NAME, or a list of them; by default trainer.monitor",
-    "prune": "a pruner of optuna.pruners, or {type: NAME, args: {...}}; by default none",
-}
+KEYS = ("space", "sampler", "seed", "trials", "objective", "prune")
 KINDS = ("float", "int", "choice")
 OPTIONS = {"float": ("log", "step", "when"), "int": ("log", "step", "when"), "choice": ("when",)}
 SAMPLERS = ("tpe", "random", "grid")
@@ -45,14 +44,15 @@ class Key:
     def is_active(self, point: Point) -> bool:
         return all(key in point and point[key] in values for key, values in self.when.items())
 
-    def grid(self) -> list[Any]:
-        """All its values."""
+    def grid(self) -> Iterator[Any]:
+        """All its values, each made when it is needed: there may be far more than a search tries."""
         if self.kind == "choice":
-            return self.values
+            yield from self.values
+            return
         low, high = self.values
         step = self.step or 1
-        count = int((high - low) / step + 1e-9) + 1
-        return [low + i * step if self.kind == "int" else float(f"{low + i * step:.12g}") for i in range(count)]
+        for i in range(int((high - low) / step + 1e-9) + 1):
+            yield low + i * step if self.kind == "int" else float(f"{low + i * step:.12g}")
 
 
 class Space:
@@ -114,7 +114,10 @@ class Space:
         for word in unknown:
             near = did_you_mean(nearest(word, OPTIONS[kind]))
             self._wrong((*path, word), f"unknown key '{word}'{near}; {kind} has {', '.join(OPTIONS[kind])}")
-        key = Key(name, kind, entry[kind], bool(entry.get("log")), entry.get("step"))
+        log = entry.get("log") or False
+        if log not in (False, True):  # or 1, as in files of older sweeps
+            self._wrong((*path, "log"), f"got {shown(log)}, expected true or false")
+        key = Key(name, kind, entry[kind], bool(log), entry.get("step"))
         key.when = self._when(path, entry.get("when") or {})
         before = len(self.problems)
         self._check_values(path, key)
@@ -126,17 +129,16 @@ class Space:
             if not isinstance(values, list) or not values or len({text_of(v) for v in values}) < len(values):
                 self._wrong(at, f"got {shown(values)}, expected a list of different values")
             return
-        number = int if key.kind == "int" else (int, float)
-        numbers = isinstance(values, list) and [isinstance(v, number) and not isinstance(v, bool) for v in values]
+        types, what = ((int,), "integer") if key.kind == "int" else ((int, float), "number")
+        numbers = isinstance(values, list) and [type(v) in types and math.isfinite(v) for v in values]
         if numbers != [True, True] or not values[0] < values[1]:
-            what = "integers" if key.kind == "int" else "numbers"
-            self._wrong(at, f"got {shown(values)}, expected two {what}, [LOW, HIGH], the lower one first")
+            self._wrong(at, f"got {shown(values)}, expected two {what}s, [LOW, HIGH], the lower one first")
         elif key.log and values[0] <= 0:
             self._wrong(at, f"got {shown(values)} with log, which needs LOW above 0")
         elif key.log and key.step is not None:
             self._wrong((*path, "step"), "log and step cannot be combined; remove one")
-        elif key.step is not None and not (isinstance(key.step, number) and key.step > 0):
-            self._wrong((*path, "step"), f"got {shown(key.step)}, expected a positive number")
+        elif key.step is not None and not (type(key.step) in types and key.step > 0):
+            self._wrong((*path, "step"), f"got {shown(key.step)}, expected a positive {what}")
         elif self.sampler == "grid" and (key.log or (key.kind == "float" and key.step is None)):
             self._wrong(at, "a grid needs single values; give step: NUMBER without log, or {choice: [...]}")
 
@@ -146,7 +148,7 @@ class Space:
         for name, value in given.items() if isinstance(given, dict) else [("?", given)]:
             if name not in choices:
                 near = did_you_mean(nearest(name, choices))
-                self._wrong((*path, "when"), f"'{name}' is no choice above this key{near}; give KEY: VALUE of one")
+                self._wrong((*path, "when"), f"'{name}' is not a choice above this key{near}; give KEY: VALUE of one")
                 continue
             found[name] = value if isinstance(value, list) and value not in choices[name] else [value]
             for wrong in [one for one in found[name] if one not in choices[name]]:
@@ -163,9 +165,27 @@ class Space:
                 point[key.name] = choose(key)
         return point
 
-    def grid(self) -> list[Point]:
-        """All points of a grid, each once."""
-        return self._points({key.name: key.grid() for key in self.keys})
+    def grid(self, point: Point | None = None, depth: int = 0) -> Iterator[Point]:
+        """All points of a grid, each once and made when it is needed; the last key changes first.
+
+        point: has the values of the first `depth` keys.
+        """
+        point = point or {}
+        if depth == len(self.keys):
+            yield point
+        elif (key := self.keys[depth]).is_active(point):
+            for value in key.grid():
+                yield from self.grid({**point, key.name: value}, depth + 1)
+        else:
+            yield from self.grid(point, depth + 1)
+
+    def grid_size(self) -> int:
+        """Raises ConfigError for a grid of too many points."""
+        count = sum(1 for _ in itertools.islice(self.grid(), MAX_POINTS + 1))
+        if count > MAX_POINTS:
+            what = f"a grid of more than {MAX_POINTS:,} runs; give fewer values, a larger step, or --trials N"
+            raise ConfigError([f"{self.tree.place(('space',))}: {what}"])
+        return count
 
     def _points(self, values: dict[str, list[Any]]) -> list[Point]:
         found: dict[str, Point] = {}
@@ -199,14 +219,7 @@ class Space:
 
         check_point: raises ConfigError, whose messages name `command line: KEY=VALUE`.
         """
-        problems: dict[str, None] = {}
-        for point in self.probes():
-            try:
-                check_point(point)
-            except ConfigError as e:
-                problems |= dict.fromkeys(self._placed(line, point) for line in e.problems)
-        if problems:
-            raise ConfigError(list(problems))
+        check_all(self.probes(), check_point, self._placed)
 
     def _placed(self, line: str, point: Point) -> str:
         for key, value in point.items():

@@ -1,6 +1,6 @@
 """A search as an Optuna study (extra `sweep`): asks for the next trial, and is given results.
 
-What a trial came to is decided by its file in the sweep's folder; the study hears of it, however often that takes. With
+What a trial came to is decided by its file in the sweep's folder; and the study is updated from it, with retries. With
 sampler `random` or `grid`, the keys of a trial are a function of (seed, number).
 """
 
@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import math
 import os
@@ -20,8 +21,10 @@ from typing import IO, Any
 from utils.config.files import ConfigError, did_you_mean, nearest, shown
 from utils.errors import Stopped, UsageError
 from utils.sweep.folder import Sweep, Trial, unusable, wait_for
-from utils.sweep.points import Point, text_of
+from utils.sweep.points import text_of
+from utils.sweep.result import objective_points
 from utils.sweep.space import Key, Space
+from utils.sweep.workers import Source
 
 JOURNAL = "journal.log"
 OWNER = "owner"  # attribute of a trial: the sweep folder that runs it
@@ -38,7 +41,7 @@ def require() -> Any:
     return optuna
 
 
-class Search:
+class Search(Source):
     """The trials of a study, as far as this sweep's folder runs them.
 
     trials: how many in all, over all folders that share the storage. storage: the URL of a database; None: a journal in
@@ -48,19 +51,23 @@ class Search:
     def __init__(self, sweep: Sweep, space: Space, trials: int, storage: str | None) -> None:
         self.optuna = require()
         self.sweep, self.space, self.url = sweep, space, storage
-        self.grid = space.grid() if space.sampler == "grid" else []
-        self.trials = min(trials, len(self.grid)) if self.grid else trials
-        self._told: set[int] = set()
+        self.prunes = space.prune is not None
+        self.trials = trials
+        if space.sampler == "grid":
+            self.trials = sum(1 for _ in itertools.islice(space.grid(), trials))
         with self._explained():
             self._engine = database(storage) if storage else None
+            self.storage = self._storage()
             self.study = self.optuna.create_study(
                 study_name="/".join(sweep.folder.absolute().parts[-2:]),
-                storage=self._storage(),
+                storage=self.storage,
                 directions=["minimize" if o.split()[0] == "min" else "maximize" for o in sweep.spec["objectives"]],
                 pruner=pruner(space),
                 load_if_exists=True,
             )
             self._same_space()
+            with self.locked():  # at once: the workers first continue trials that have a file, and may prune them
+                self._catch_up()
 
     # -- the storage --------------------------------------------------------------------------------------------------
 
@@ -70,11 +77,6 @@ class Search:
                 warnings.simplefilter("ignore")
                 return self.optuna.storages.RDBStorage(self._engine.url.render_as_string(hide_password=False))
         path = self.sweep.folder / JOURNAL
-        if not path.exists() and self.sweep.trials():
-            raise UsageError(
-                f"{path} is gone, and with it what the search knows; put it back, or start a new sweep (the table of "
-                f"this one: python sweep.py -r {self.sweep} --table)"
-            )
         journal = importlib.import_module("optuna.storages.journal")
         return self.optuna.storages.JournalStorage(journal.JournalFileBackend(str(path), JournalLock(path)))
 
@@ -99,17 +101,19 @@ class Search:
         except (UsageError, Stopped):
             raise
         except Exception as e:
-            if not type(e).__module__.startswith(("sqlalchemy", "optuna", "psycopg", "json")) and not isinstance(
-                e, (OSError, ImportError)
-            ):
+            of_storage = type(e).__module__.startswith(("sqlalchemy", "optuna", "psycopg", "json"))
+            if not of_storage and not isinstance(e, (OSError, ImportError)):
                 raise
+            if isinstance(e, ImportError):
+                raise Stopped(f"{e}; install what is missing, and continue with python sweep.py -r {self.sweep}") from e
             where = "the database of --storage" if self.url else self.sweep.folder / JOURNAL
+            remedy = "start or repair that" if self.url else "remove it, as it can be rebuilt from the trials"
             text = str(e).strip().partition("\n")[0]
             if not self.sweep.exists:
                 raise unusable(self.sweep, text) from e
             raise Stopped(
-                f"{where} cannot be used: {type(e).__name__}: {text}; repair that, and continue with python sweep.py "
-                f"-r {self.sweep}"
+                f"{where} cannot be used: {type(e).__name__}: {text}; {remedy}, and continue with python "
+                f"sweep.py -r {self.sweep}"
             ) from e
 
     def _same_space(self) -> None:
@@ -126,90 +130,107 @@ class Search:
     # -- trials -------------------------------------------------------------------------------------------------------
 
     def more(self) -> Trial | None:
-        """A new trial, in the sweep's folder; None if there are enough."""
+        """A new trial, drawn once the study knows the results of all others."""
         with self._explained(), self.locked():
             self._catch_up()
-            for frozen in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
+            known = self.study.get_trials(deepcopy=False)
+            for frozen in known:
                 if self._is_mine(frozen) and not self.sweep.has(frozen.number):
-                    return self._begin(frozen)  # another process of this folder was killed at this point
-            if len(self.study.get_trials(deepcopy=False)) >= self.trials:
-                return None
-            owner = {OWNER: self.sweep.spec["owner"], "host": socket.gethostname()}
-            self.study.add_trial(
-                self.optuna.trial.create_trial(state=self.optuna.trial.TrialState.RUNNING, user_attrs=owner)
+                    return self._begin(frozen)  # another process was killed at this point, or the file was removed
+            return self._begin(self._add()) if len(known) < self.trials else None
+
+    def _catch_up(self) -> None:
+        """Tell the study all that the files of this folder know, and add the trials that it has lost."""
+        known, numbers = self.study.get_trials(deepcopy=False), self.sweep.numbers()
+        if self.url and any(n >= len(known) or not self._is_mine(known[n]) for n in numbers):
+            raise Stopped(  # each folder would rebuild only its own, and repeat those of the others
+                f"the study in --storage has lost trials that {self.sweep} has; restore the database, or start a new "
+                f"--sweep-id"
             )
-            return self._begin(self.study.get_trials(deepcopy=False)[-1])
+        for _ in range(len(known), max(numbers, default=-1) + 1):
+            self._add()
+        running = (self.optuna.trial.TrialState.RUNNING,)
+        for frozen in self.study.get_trials(deepcopy=False, states=running):
+            if self._is_mine(frozen) and self.sweep.has(frozen.number):
+                self._tell(frozen, self._begin(frozen))
+
+    def _add(self) -> Any:
+        """A trial without keys, which this folder is to run."""
+        owner = {OWNER: self.sweep.spec["owner"], "host": socket.gethostname()}
+        running = self.optuna.trial.TrialState.RUNNING
+        self.study.add_trial(self.optuna.trial.create_trial(state=running, user_attrs=owner))
+        return self.study.get_trials(deepcopy=False)[-1]
 
     def _is_mine(self, frozen: Any) -> bool:
         return bool(frozen.user_attrs.get(OWNER) == self.sweep.spec["owner"])
 
     def _begin(self, frozen: Any) -> Trial:
-        """Choose the keys of a trial that the study has, and write its file."""
+        """Choose the keys of a trial that the study has, and write its file; if it has one, the study gets its keys."""
+        number, keys = frozen.number, {}
+        known = self.sweep.trial(number) if self.sweep.has(number) else None
+        if known is not None:
+            keys = known.keys
+            if keys.keys() <= frozen.params.keys():
+                return known
+        elif self.space.sampler == "grid":
+            keys = next(itertools.islice(self.space.grid(), number, None))
+        if keys and not frozen.state.is_finished():  # as `study.enqueue_trial` gives them
+            given = {name: _plain(value) for name, value in keys.items()}
+            self.storage.set_trial_system_attr(frozen._trial_id, "fixed_params", given)
         asked = self.optuna.trial.Trial(self.study, frozen._trial_id)  # no public name; needed to continue a trial
 
         def choose(key: Key) -> Any:
-            self.study.sampler = sampler(self.space, frozen.number, self.grid, key)
+            self.study.sampler = sampler(self.space, number, key)
             return _suggest(asked, key)
 
-        trial = Trial(frozen.number, self.space.suggest(choose))
-        self.sweep.write(trial)
-        return trial
+        trial = Trial(number, self.space.suggest(choose))
+        if known is None:
+            self.sweep.write(trial)
+        return known or trial
 
-    def _catch_up(self) -> None:
-        """Tell the study of all results that it does not know yet."""
-        for frozen in self.study.get_trials(deepcopy=False, states=(self.optuna.trial.TrialState.RUNNING,)):
-            if self._is_mine(frozen) and self.sweep.has(frozen.number):
-                self.tell(self.sweep.trial(frozen.number))
-
-    def tell(self, trial: Trial) -> None:
-        if not trial.finished or trial.number in self._told:
-            return
+    def _tell(self, frozen: Any, trial: Trial) -> None:
+        """Give the study the result of a trial that it has as running, if there is one."""
+        if self.prunes and trial.finished:  # it may have no points, or not the last ones; the pruner compares with them
+            name = self.sweep.spec["objectives"][0].split()[1]
+            for step, point in objective_points(self.sweep.run_folder(trial), name):
+                if step not in frozen.intermediate_values and math.isfinite(point[name]):
+                    self.storage.set_trial_intermediate_value(frozen._trial_id, step, point[name])
         states = self.optuna.trial.TrialState
-        values = values_of(trial, self.sweep.spec["objectives"])
-        with self._explained():
-            if trial.state == "pruned":
-                self.study.tell(trial.number, state=states.PRUNED, skip_if_finished=True)
-            elif trial.state == "done" and all(math.isfinite(value) for value in values):
-                self.study.tell(trial.number, values, skip_if_finished=True)
-            else:
-                self.study.tell(trial.number, state=states.FAIL, skip_if_finished=True)
-        self._told.add(trial.number)
-
-    @property
-    def prunes(self) -> bool:
-        return self.space.prune is not None
+        values = [trial.values.get(o.split()[1], math.nan) for o in self.sweep.spec["objectives"]]
+        if trial.state == "pruned":
+            self.study.tell(trial.number, state=states.PRUNED)
+        elif trial.state == "done" and all(map(math.isfinite, values)):
+            self.study.tell(trial.number, values)
+        elif trial.finished:
+            self.study.tell(trial.number, state=states.FAIL)
 
     def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool:
-        """points: (step, objective) of all validations so far."""
         with self._explained():
-            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            known = self.study.get_trials(deepcopy=False)
+            frozen = known[trial.number] if trial.number < len(known) else None
+            if frozen is None or frozen.state.is_finished() or not self._is_mine(frozen):
+                return False  # such as one that runs again with --retry: Optuna takes no more values of it
             asked = self.optuna.trial.Trial(self.study, frozen._trial_id)
-            for step, value in points:
-                if step not in frozen.intermediate_values and math.isfinite(value):
-                    asked.report(value, step)
-                    if asked.should_prune():
-                        return True
+            with contextlib.suppress(self.optuna.exceptions.UpdateFinishedTrialError):  # another process told its end
+                for step, value in points:
+                    if step not in frozen.intermediate_values and math.isfinite(value):
+                        asked.report(value, step)
+                        if asked.should_prune():
+                            return True
         return False
 
     def elsewhere(self) -> list[Trial]:
-        """The trials that other folders run."""
         with self._explained():
             others = [t for t in self.study.get_trials(deepcopy=False) if not self._is_mine(t)]
         names = [objective.split()[1] for objective in self.sweep.spec["objectives"]]
         states = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed"}
         choices = {key.name: {_plain(v): v for v in key.values} for key in self.space.keys if key.kind == "choice"}
-        return [
-            Trial(
-                frozen.number,
-                {
-                    key: choices[key][value] if key in choices else rounded(value)
-                    for key, value in frozen.params.items()
-                },
-                states.get(frozen.state.name, "waiting"),
-                dict(zip(names, frozen.values or (), strict=False)),
-            )
-            for frozen in others
-        ]
+        found = []
+        for frozen in others:
+            keys = {k: choices[k][value] if k in choices else rounded(value) for k, value in frozen.params.items()}
+            values = dict(zip(names, frozen.values or (), strict=False))
+            found.append(Trial(frozen.number, keys, states.get(frozen.state.name, "waiting"), values))
+        return found
 
 
 def database(url: str) -> Any:
@@ -229,10 +250,8 @@ def database(url: str) -> Any:
         raise UsageError(f"--storage: {e}; expected postgresql://USER@HOST/DATABASE") from None
 
 
-def check_storage(url: str | None) -> None:
-    """Raise UsageError for a database that does not answer, before there is a folder."""
-    if url is None:
-        return
+def check_database(url: str) -> None:
+    """Raise UsageError where the database of a new search cannot be, or does not answer."""
     import sqlalchemy
 
     engine = database(url)
@@ -242,12 +261,7 @@ def check_storage(url: str | None) -> None:
         text = str(e).strip().partition("\n")[0]
         raise UsageError(f"the database of --storage does not answer: {text}; start it, or give another URL") from None
     finally:
-        engine.dispose()
-
-
-def values_of(trial: Trial, objectives: list[str]) -> list[float]:
-    """The values of the objectives; NaN where the run did not produce one."""
-    return [trial.values.get(objective.split()[1], math.nan) for objective in objectives]
+        engine.dispose()  # no connection may be left when processes are forked
 
 
 def _plain(value: Any) -> Any:
@@ -270,7 +284,7 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def sampler(space: Space, number: int, grid: list[Point], key: Key) -> Any:
+def sampler(space: Space, number: int, key: Key) -> Any:
     """What draws the value of a key of a trial.
 
     It has a seed for each key. With one for all, each key would get the same random number. And where a process was
@@ -279,26 +293,8 @@ def sampler(space: Space, number: int, grid: list[Point], key: Key) -> Any:
     from utils.seed import mix  # imports torch
 
     optuna = require()
-    if space.sampler == "grid":
-        return _given(optuna, grid[number])
     seed = mix(space.seed, number, space.keys.index(key)) & 0xFFFFFFFF
-    return optuna.samplers.RandomSampler(seed) if space.sampler == "random" else optuna.samplers.TPESampler(seed=seed)
-
-
-def _given(optuna: Any, point: Point) -> Any:
-    """A sampler of one point."""
-
-    class Given(optuna.samplers.BaseSampler):
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return {}
-
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return _plain(point[param_name])
-
-    return Given()
+    return optuna.samplers.TPESampler(seed=seed) if space.sampler == "tpe" else optuna.samplers.RandomSampler(seed)
 
 
 def pruner(space: Space) -> Any:
@@ -308,7 +304,7 @@ def pruner(space: Space) -> Any:
         return optuna.pruners.NopPruner()
     place = space.tree.place(("prune",))
     part = {"type": space.prune} if isinstance(space.prune, str) else space.prune
-    there = {n: c for n, c in vars(optuna.pruners).items() if inspect.isclass(c) and n.endswith("Pruner")}
+    there = {n: c for n, c in vars(optuna.pruners).items() if n.endswith("Pruner") and not inspect.isabstract(c)}
     if not isinstance(part, dict) or part.get("type") not in there:
         name = part.get("type") if isinstance(part, dict) else part
         hint = did_you_mean(nearest(str(name), there))

@@ -94,7 +94,7 @@ class Table:
         return {
             "objectives": self.objectives,
             "trials": [
-                {"trial": t.number, "keys": t.keys, "values": _plain(t.values), "step": t.step,
+                {"trial": t.number, "keys": t.keys, "values": plain(t.values), "step": t.step,
                  "seconds": round(t.seconds, 1), "state": t.state, "error": t.error}
                 for t in self.trials
             ],
@@ -106,8 +106,8 @@ class Table:
         return {
             "keys": group.keys,
             "trials": [trial.number for trial in group.trials],
-            "mean": _plain({name: group.mean(name) for name in self.names}),
-            "sd": _plain({name: group.sd(name) for name in self.names}),
+            "mean": plain({name: group.mean(name) for name in self.names}),
+            "sd": plain({name: group.sd(name) for name in self.names}),
         }
 
     def to_text(self) -> str:
@@ -148,7 +148,7 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.6g}"
 
 
-def _plain(values: dict[str, float]) -> dict[str, float | None]:
+def plain(values: dict[str, float]) -> dict[str, float | None]:
     """JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 

@@ -1,5 +1,6 @@
 """Runs the trials of a sweep, several at a time, each in a process of its own that may die at any time."""
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -10,56 +11,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
-from typing import Any, Protocol
+from typing import Any
 
-from utils.errors import Interrupted, Stopped
+from utils.errors import Interrupted, Stopped, UsageError
 from utils.run_folder import CHECKPOINTS
 from utils.signals import SIGNALS
 from utils.sweep.folder import Sweep, Trial, unusable
-from utils.sweep.process import NO_SPACE, TAKEN
+from utils.sweep.process import FULL, NO_SPACE, TAKEN
 from utils.sweep.result import metrics_size, objective_points
 from utils.sweep.table import repeats
 
 POLL = 0.2  # seconds between two looks at what other processes do
 SERVER_DIED = 255  # exit code of multiprocessing for a process whose fork server has died
 ENGINE = ("utils.", "logger.")  # what a fork server imports beside torch
+TRIES = 10  # to start a process
 KILLS = 10  # without a new checkpoint in between, after which a trial counts as failed
-
 
 ALIKE = 3  # trials that fail with the same error, before any other ends, after which no more are tried
 
 
-class Source(Protocol):
-    """Where trials come from, and who wants to know their results."""
+class Source:
+    """Where more trials come from: nowhere, for a set whose trials are all there. A search overrides this."""
+
+    prunes = False  # may `should_prune` say yes? If not, nobody reads the metrics of running trials
 
     def more(self) -> Trial | None:
-        """A new trial, whose file is written."""
-
-    def tell(self, trial: Trial) -> None: ...
-
-    @property
-    def prunes(self) -> bool:
-        """May `should_prune` say yes? If not, nobody reads the metrics of running trials."""
-
-    def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool: ...
-
-    def elsewhere(self) -> list[Trial]: ...
-
-
-class Listed:
-    """A set whose trials are all there."""
-
-    prunes = False
-
-    def more(self) -> Trial | None:
+        """A new trial, whose file is written; None if there are enough."""
         return None
 
-    def tell(self, trial: Trial) -> None: ...
-
     def should_prune(self, trial: Trial, points: list[tuple[int, float]]) -> bool:
+        """points: (step, objective) of all validations so far."""
         return False
 
     def elsewhere(self) -> list[Trial]:
+        """The trials that other folders run."""
         return []
 
 
@@ -93,20 +78,30 @@ class Workers:
     kills: dict[int, tuple[list[str], int]] = field(default_factory=dict)  # trial -> (its checkpoints, kills since)
     errors: list[str] = field(default_factory=list)  # of the trials that ended, in that order; "" for a good one
     asked_to_stop: int = 0
-    why_stopped: Stopped | None = None
+    why_stopped: Stopped | UsageError | None = None
 
     def run(self) -> None:
-        """Run all trials. Raises Interrupted after a signal, Stopped if nothing can be written any more."""
+        """Run all trials. Raises Interrupted after a signal; and Stopped or UsageError if it cannot go on, once what
+        runs has saved and ended."""
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             while True:
                 self._reap()
                 if self._stopping:
                     break
-                waiting = self._fill()
+                try:
+                    waiting = self._fill()
+                    self._prune()
+                except (Stopped, UsageError) as e:  # what runs can still save
+                    self.why_stopped = e
+                    break
+                except OSError as e:
+                    if self.sweep.exists and e.errno not in FULL:
+                        raise
+                    self.why_stopped = unusable(self.sweep, e.strerror or str(e))
+                    break
                 if not self.jobs and not waiting:
                     return
-                self._prune()
                 wait([job.process.sentinel for job in self.jobs.values()], POLL) if self.jobs else time.sleep(POLL)
             self._end_all()
         finally:
@@ -151,14 +146,12 @@ class Workers:
         """A trial that nobody runs: one that was interrupted or has not begun, or else a new one."""
         mine = {job.trial.number for job in self.jobs.values()}
         claimed = False
-        for path in sorted((self.sweep.folder / "trials").glob("[0-9]*.json")):
-            number = int(path.stem)
+        for number in self.sweep.numbers():
             if number in self.finished or number in mine:
                 continue
             trial = self.sweep.trial(number)
             if trial.finished:  # by another process
                 self.finished.add(number)
-                self.source.tell(trial)
             elif self.sweep.is_claimed(number):
                 claimed = True
             else:
@@ -172,7 +165,15 @@ class Workers:
         # A signal that comes before the new process has its own handlers waits until then
         masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if hasattr(signal, "pthread_sigmask") else None
         try:
-            process.start()
+            for _ in range(TRIES):
+                with contextlib.suppress(EOFError, ConnectionError):  # a fork server that has just been killed
+                    process.start()
+                    break
+                time.sleep(POLL)
+            else:
+                raise Stopped(
+                    f"trial {trial.number} cannot start: the fork server ends at once; is there enough memory?"
+                )
         finally:
             if masked is not None:
                 signal.pthread_sigmask(signal.SIG_SETMASK, masked)
@@ -190,6 +191,8 @@ class Workers:
                 self._ended(job)
             except OSError as e:
                 self.why_stopped = unusable(self.sweep, e.strerror or str(e))
+            except (Stopped, UsageError) as e:
+                self.why_stopped = e
             job.process.close()
 
     def _ended(self, job: Job) -> None:
@@ -201,19 +204,19 @@ class Workers:
             return
         if not trial.finished and (state := self._failure(job, code)):
             claim = self.sweep.claim(trial.number)
-            if claim is None:  # another process is at it again
+            if claim is None:  # another process has taken it
                 return
             with claim:
                 trial = self.sweep.trial(trial.number)
                 if not trial.finished:
-                    trial.state, trial.error = state, "" if state == "pruned" else _crash(code)
-                    if state == "pruned":
-                        points = objective_points(self.sweep.run_folder(trial), self._objective)
-                        trial.step, trial.values = points[-1] if points else (0, {})
+                    trial.state = state
+                    if state == "failed":
+                        trial.error = _crash(code)
+                    elif points := objective_points(self.sweep.run_folder(trial), self._objective):
+                        trial.step, trial.values = points[-1]
                     self.sweep.write(trial)
         if trial.finished:
             self.finished.add(trial.number)
-            self.source.tell(trial)
             self.say(self._line(trial))
             self.errors.append(trial.error)
             if len(self.errors) == ALIKE and trial.error and self.errors == [trial.error] * ALIKE and self._differ():

@@ -21,11 +21,12 @@ from utils.troubleshooting.code import CHECKPOINTS, GRADIENTS, MODELS
 from utils.troubleshooting.known import Known
 from utils.troubleshooting.machine import MACHINE
 from utils.troubleshooting.shapes import LOSSES, SHAPES
-from utils.troubleshooting.values import DTYPES, INDICES, NOT_FINITE, NUMBERS
+from utils.troubleshooting.values import DEVICES, DTYPES, INDICES, NOT_FINITE, NUMBERS
 
 ROOT = Path(__file__).resolve().parents[2]  # of the project
 
-KNOWN = (*SHAPES, *LOSSES, *DTYPES, *NUMBERS, *INDICES, *NOT_FINITE, *GRADIENTS, *MODELS, *CHECKPOINTS, *MACHINE)
+OF_TENSORS = (*SHAPES, *LOSSES, *DTYPES, *DEVICES, *NUMBERS, *INDICES, *NOT_FINITE, *MODELS)  # whose shapes are shown
+KNOWN = (*OF_TENSORS, *GRADIENTS, *CHECKPOINTS, *MACHINE)
 
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib"))
 AUTOGRAD = ("/torch/_tensor.py", "/torch/autograd/")  # its frames hold the loss, which says nothing about the error
@@ -41,7 +42,7 @@ def advice(error: BaseException) -> str | None:
         return None
     groups = {str(i): group or "" for i, group in enumerate((found[0], *found.groups()))}
     lines = [f"what it means: {_filled(known.means, groups)}"]
-    if where := "; ".join(_where(frames, with_tensors=known.tensors)):
+    if where := "; ".join(_where(error, frames, with_tensors=known in OF_TENSORS)):
         lines.append(f"where: {where}")
     return _fitted([*lines, f"what to try: {_filled(known.tries, groups)}"])
 
@@ -59,15 +60,20 @@ def _fitted(lines: list[str]) -> str:
 
 def find(error: BaseException, frames: list[FrameType]) -> tuple[Known, re.Match[str]] | tuple[None, None]:
     """The first known error that this one is."""
-    modules = _modules(frames)
+    modules, tensors = _modules(frames), _innermost_tensors(frames)
     layer = type(modules[-1]).__name__ if modules else ""
-    tensors = next(filter(None, map(_tensors, reversed(frames))), [""])
-    shape = tensors[0][tensors[0].find("[") :]
-    text = f"{type(error).__name__}: {error}"
+    shape = tensors[0][tensors[0].find("[") :] if tensors else ""
+    text = _of_worker(error) or f"{type(error).__name__}: {error}"
     for known in KNOWN:
-        if found := known.match(text, layer, shape):
+        if found := known.match(text, f"{layer} {shape}".strip()):
             return known, found
     return None, None
+
+
+def _of_worker(error: BaseException) -> str:
+    """`Type: message` of an error that a data loader's worker passed on with its own traceback; '' of any other."""
+    found = re.match(r"Caught (\w+) in .*\n(?:\w+\.)*(\1: .*)", str(error), re.DOTALL)
+    return found[2].rstrip() if found else ""
 
 
 def _filled(text: str, groups: dict[str, str]) -> str:
@@ -82,18 +88,20 @@ def _is_engine(path: Path) -> bool:
     return path.is_relative_to(ROOT) and "engine" in path.relative_to(ROOT).parts
 
 
-def _where(frames: list[FrameType], with_tensors: bool) -> Iterator[str]:
+def _where(error: BaseException, frames: list[FrameType], with_tensors: bool) -> Iterator[str]:
     """The innermost line of the user's own code, the innermost layer by its name, and the tensors there."""
-    own = [f for f in frames if not f.f_code.co_filename.startswith((*LIBRARIES, "<"))]
-    own = [f for f in own if not _is_engine(Path(f.f_code.co_filename))]
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if _of_worker(error):
+        places += re.findall(r'File "(.+?)", line (\d+)', str(error))
+    own = [(Path(name), line) for name, line in places if not name.startswith((*LIBRARIES, "<"))]
+    own = [(path, line) for path, line in own if not _is_engine(path)]
     if own:
-        path = Path(own[-1].f_code.co_filename)
+        path, line = own[-1]
         here = Path.cwd()
-        shown = path.relative_to(here) if path.is_relative_to(here) else path.name
-        yield f"line {own[-1].f_lineno} of {shown}"
+        yield f"line {line} of {path.relative_to(here) if path.is_relative_to(here) else path.name}"
     if modules := _modules(frames):
         yield _named(modules[0], modules[-1])
-    if with_tensors and (tensors := next(filter(None, map(_tensors, reversed(frames))), [])):
+    if with_tensors and (tensors := _innermost_tensors(frames)):
         yield "there " + ", ".join(tensors[:SHOWN])
 
 
@@ -116,10 +124,16 @@ def _named(outermost: Any, innermost: Any) -> str:
     return f"layer {name} ({described})" if name else described
 
 
+def _innermost_tensors(frames: list[FrameType]) -> list[str]:
+    """Those of the innermost function that has any."""
+    return next(filter(None, map(_tensors, reversed(frames))), [])
+
+
 def _tensors(frame: FrameType) -> list[str]:
-    """`input float32 [64, 128]` for each tensor among the variables of a function."""
-    torch = sys.modules.get("torch")
-    if torch is None or any(part in frame.f_code.co_filename.replace("\\", "/") for part in AUTOGRAD):
+    """`input float32 [64, 128]` for each tensor among the variables of a function; none of a whole file."""
+    torch, code = sys.modules.get("torch"), frame.f_code
+    of_autograd = any(part in code.co_filename.replace("\\", "/") for part in AUTOGRAD)
+    if torch is None or of_autograd or code.co_name == "<module>":
         return []
     found = {name: value for name, value in frame.f_locals.items() if isinstance(value, torch.Tensor)}
     inputs = {name: value for name, value in found.items() if not _is_weight(name, value, torch)}

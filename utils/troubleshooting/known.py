@@ -6,23 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Known:
-    """pattern: of the start of `Type: message`. layer: only inside this class of layer. shape: only where the input's
-    shape, such as `[8, 28, 28]`, matches this. tensors: worth showing?
+    """pattern: of the start of `Type: message`. at: of the innermost layer that was being called and the first
+    tensor's shape there, such as `Conv2d [8, 28, 28]`; a part may be missing.
     """
 
     pattern: str
     means: str
     tries: str
-    layer: str = ""
-    shape: str = ""
-    tensors: bool = True
+    at: str = ""
 
-    def match(self, text: str, layer: str, shape: str) -> re.Match[str] | None:
-        """text: `Type: message`. layer: the class of the innermost layer that was being called, or ''. shape: of the
-        first tensor there, or ''.
-        """
-        if self.layer and not re.fullmatch(self.layer, layer):
-            return None
-        if self.shape and not re.fullmatch(self.shape, shape):
+    def match(self, text: str, at: str) -> re.Match[str] | None:
+        """text: `Type: message`."""
+        if self.at and not re.fullmatch(self.at, at):
             return None
         return re.match(self.pattern, text, re.DOTALL)

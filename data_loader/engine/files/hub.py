@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from data_loader.engine.images.image_files import readable
 from data_loader.engine.paths import place
-from data_loader.engine.texts.plain_text import shown
+from data_loader.engine.texts.plain_text import no_column
 from data_loader.engine.unlabeled import Unlabeled, row_names, unlabeled_files
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
@@ -217,12 +217,7 @@ class Wanted:
 def kind_of_column(data: Any, name: str, place: str) -> str:
     """What a column has: image, class, text, list, bool, integer or number. Raises DataError for anything else."""
     if name not in data.features:
-        names = list(data.features)
-        one = len(names) == 1 and any(mark in names[0] for mark in ";\t|")
-        raise DataError(
-            f"{place}, has no column '{name}'{did_you_mean(nearest(name, names))}; it has {shown(names)}"
-            + ("; TableDataLoader and TextTableDataLoader read tables with other separators" if one else "")
-        )
+        raise no_column(f"{place},", name, list(data.features))
     feature = data.features[name]
     kind = type(feature).__name__
     if kind in ("Image", "ClassLabel"):

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -146,8 +147,8 @@ def find_index(shards: str | list[str], wanted: Wanted, folder: str | None) -> I
 
 def _tar_files(shards: str | list[str]) -> list[Path]:
     paths = list[Path]()
-    for given in [shards] if isinstance(shards, str) else shards:
-        pattern = str(place(given))
+    given = [shards] if isinstance(shards, str) else shards
+    for pattern in [path for one in given for path in _without_braces(str(place(one)))]:
         found = [Path(pattern)]
         if any(sign in pattern for sign in "*?["):
             anchor = Path(pattern).anchor
@@ -160,7 +161,19 @@ def _tar_files(shards: str | list[str]) -> list[Path]:
                 f"data/train-*.tar (data_loader.args.shards)"
             )
         paths += found
+    if not paths:
+        raise DataError(f"{shards} names no tar file; in braces, the smaller number comes first: {{000..009}}")
     return paths
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """train-000.tar, ..., train-009.tar of train-{000..009}.tar, as WebDataset writes them."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if found is None:
+        return [pattern]
+    numbers = [str(number).zfill(len(found[1])) for number in range(int(found[1]), int(found[2]) + 1)]
+    ends = _without_braces(pattern[found.end() :])
+    return [pattern[: found.start()] + number + end for number in numbers for end in ends]
 
 
 def scan(path: Path, number: int, wanted: Wanted) -> np.ndarray:
@@ -173,7 +186,8 @@ def scan(path: Path, number: int, wanted: Wanted) -> np.ndarray:
     texts: list[tuple[bytes, bytes]] = []
     try:
         with tarfile.open(path, "r:") as tar:
-            for key, members in _by_key(tar, path).items():
+            found = _by_key(tar, path)
+            for key, members in found.items():
                 if not members.keys() & {*wanted.input, *wanted.target}:
                     continue  # a note, or the like
                 one = _member(members, wanted.input, key, path)
@@ -181,7 +195,7 @@ def scan(path: Path, number: int, wanted: Wanted) -> np.ndarray:
                 label = ""
                 if wanted.is_label:
                     file = tar.extractfile(other)
-                    label = _label(file.read() if file else b"", wanted, f"{path}, sample '{key}', .{other.name}")
+                    label = _label(file.read() if file else b"", wanted, f"{path}, sample '{key}', {other.name}")
                 rows.append((one.offset_data, one.size, other.offset_data, other.size))
                 texts.append((key.encode(), label.encode()))
     except OSError as e:
@@ -191,11 +205,15 @@ def scan(path: Path, number: int, wanted: Wanted) -> np.ndarray:
             start = file.read(4)
         hint = "unpack it first: gunzip, zstd -d; only plain tar files can be read at random"
         if not start.startswith((b"\x1f\x8b", b"\x28\xb5", b"BZh", b"\xfd7zX")):
-            hint = "copy or make it anew"
-        raise DataError(f"{path} is no complete tar file: {e}; {hint}") from e
+            hint = "copy or create it again"
+        raise DataError(f"{path} is not a complete tar file: {e}; {hint}") from e
     if not rows:
         needed = " and ".join(kinds[0] for kinds in (wanted.input, wanted.target) if kinds)
-        raise DataError(f"{path} has no samples; give tar files with {needed} files")
+        hint = ""
+        if found:
+            key, members = next(iter(found.items()))
+            hint = f"; the first dot ends a sample's name: its first one is '{key}', with .{', .'.join(members)}"
+        raise DataError(f"{path} has no samples; give tar files with {needed} files{hint}")
     places = [(name, "<i8") for name in ("start", "size", "target_start", "target_size")]
     widths = [max(len(row[column]) for row in texts) for column in (0, 1)]
     dtype = [("tar", "<i4"), *places, ("key", f"S{widths[0]}"), ("label", f"S{max(widths[1], 1)}")]
@@ -241,7 +259,7 @@ def _label(data: bytes, wanted: Wanted, place: str) -> str:
         if wanted.key is not None:
             value = json.loads(text)[wanted.key]
             if isinstance(value, (dict, list)) or value is None:
-                raise ValueError(f"its {wanted.key} is {value}, which is no label")
+                raise ValueError(f"its {wanted.key} is {value}, which is not a label")
             text = str(value)
         if text.lower() in ("", "nan"):
             raise ValueError("it is empty" if not text else f"it is {text}")

@@ -16,15 +16,8 @@ import numpy as np
 from PIL import Image
 
 DIGITS = Path(__file__).resolve().parents[2] / "digits/digits.npz"
-TRAINING = 1500
+PARTS = {"train": slice(None, 1500), "test": slice(1500, None)}
 SHARD = 500  # samples of a tar file
-
-
-def read(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 8, 8], values 0 ... 16, and labels [N] of train or test."""
-    chosen = slice(None, TRAINING) if part == "train" else slice(TRAINING, None)
-    with np.load(DIGITS) as digits:
-        return digits["images"][chosen], digits["labels"][chosen]
 
 
 def png(image: np.ndarray) -> bytes:
@@ -33,14 +26,12 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_npy(folder: Path, part: str) -> None:
-    images, labels = read(part)
+def write_npy(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
     np.save(folder / f"{part}_images.npy", images)
     np.save(folder / f"{part}_labels.npy", labels)
 
 
-def write_tar(folder: Path, part: str) -> None:
-    images, labels = read(part)
+def write_tar(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
     for start in range(0, len(images), SHARD):
         with tarfile.open(folder / f"{part}-{start // SHARD:02}.tar", "w") as tar:
             for i in range(start, min(start + SHARD, len(images))):
@@ -50,10 +41,9 @@ def write_tar(folder: Path, part: str) -> None:
                     tar.addfile(member, io.BytesIO(data))
 
 
-def write_parquet(folder: Path, part: str) -> None:
+def write_parquet(folder: Path, part: str, images: np.ndarray, labels: np.ndarray) -> None:
     import datasets
 
-    images, labels = read(part)
     features = datasets.Features(
         {"image": datasets.Image(), "digit": datasets.ClassLabel(names=[str(digit) for digit in range(10)])}
     )
@@ -66,9 +56,11 @@ FORMATS = {"npy": write_npy, "tar": write_tar, "parquet": write_parquet}
 
 
 def write(kind: str, folder: Path) -> None:
+    """Images [N, 8, 8], values 0 ... 16, and labels [N], of train and test."""
     folder.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "test"):
-        FORMATS[kind](folder, part)
+    with np.load(DIGITS) as digits:
+        for part, chosen in PARTS.items():
+            FORMATS[kind](folder, part, digits["images"][chosen], digits["labels"][chosen])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,8 +26,8 @@ MARGIN = 1.1  # of the estimate
 
 
 class CachedImage:
-    """An image whose pixels are in a cache, smaller than in its file. Boxes are those of the file's pixels, so that
-    transforms draw what they draw without a cache."""
+    """An image whose pixels are in a cache, smaller than in its file. Boxes are in pixels of the file, so
+    transforms draw the same crops as without a cache."""
 
     def __init__(self, size: tuple[int, int], stored: np.ndarray) -> None:
         """size: (width, height) of the file. stored: uint8 [h, w, 3]."""
@@ -83,11 +83,16 @@ def build(paths: Sequence[str], short: int, folder: Path) -> ImageCache:
 
     place = folder / key_of(paths, short)
     if not (place / "index.npy").exists():
-        with _writing(folder):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f"{place.name}.lock"):  # the system frees it when its process ends
                 if not (place / "index.npy").exists():
                     _make(paths, short, place)
+        except OSError as e:
+            raise DataError(
+                f"The cache of decoded images cannot be written to {folder}: {e.strerror or e}; set "
+                f"data_loader.args.cache to a folder that can be written, or to false"
+            ) from e
     return ImageCache(place)
 
 
@@ -107,7 +112,7 @@ def _make(paths: Sequence[str], short: int, place: Path) -> None:
     size = _check_space(paths, short, place.parent)
     log.info(f"caching {len(paths):,} images, about {size / 1e9:.3g} GB, short side {short}, in {place}")
     temporary = place.with_name(f"{place.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed: nobody else is here, by the lock
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process: we hold the lock
     temporary.mkdir()
     try:
         index = _write(paths, short, temporary / "pixels.bin")
@@ -149,7 +154,7 @@ def _decoded(path: str, short: int) -> tuple[tuple[int, int], np.ndarray] | None
             width, height = _stored_size(image.size, short)
             whole = image.crop((0, 0, *image.size), height, width)
             return image.size, np.ascontiguousarray(whole.permute(1, 2, 0).numpy())
-    except Exception:  # its sample says so when it is read
+    except Exception:  # reported when the sample is read
         return None
 
 
@@ -172,14 +177,3 @@ def _check_space(paths: Sequence[str], short: int, folder: Path) -> float:
             f"{short}) to a smaller short side, or cache to false"
         )
     return needed / MARGIN
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise DataError(
-            f"The cache of decoded images cannot be written to {folder}: {e.strerror or e}; set "
-            f"data_loader.args.cache to a folder that can be written, or to false"
-        ) from e

@@ -1,4 +1,4 @@
-"""Reads one image file: only when its pixels are needed, and a large JPEG no finer than they are needed."""
+"""Reads one image file: only when its pixels are needed; a large JPEG only at the resolution that is needed."""
 
 import contextlib
 import io
@@ -174,5 +174,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode[0] in "IF":  # more than 8 bits, which `convert` would clip at 255
         gray = np.nan_to_num(np.asarray(image).astype(np.float64))
         image = Image.fromarray(np.rint(gray * (255 / _white(image, gray))).astype(np.uint8))
-    image.info.pop("transparency", None)  # it has no place in RGB; with it, `convert` warns
+    image.info.pop("transparency", None)  # RGB has no transparency; with it, `convert` warns
     return image.convert("RGB")

@@ -16,7 +16,7 @@ SIDE = 48
 
 
 def draw(numbers: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """An image and its mask. Shapes are brighter than the background, but their color says nothing of their class."""
+    """An image and its mask. Shapes are brighter than the background, but their color is independent of their class."""
     image = Image.new("RGB", (SIDE, SIDE), tuple(numbers.integers(0, 100, 3).tolist()))
     mask = Image.new("L", (SIDE, SIDE))
     for _ in range(numbers.integers(1, 4)):

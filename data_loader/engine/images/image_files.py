@@ -1,4 +1,4 @@
-"""Finds image files: class folders as people have them, without what systems and programs leave between them."""
+"""Finds image files: class folders, without the files that systems and programs leave in them."""
 
 import errno
 import functools
@@ -17,7 +17,7 @@ from utils.errors import DataError
 ALWAYS = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff")
 BY_PILLOW = (".apng", ".avif", ".heic", ".heif", ".jp2", ".tga", ".webp")  # if the installed Pillow reads them
 SUFFIXES = ALWAYS + BY_PILLOW
-TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation"), ("test", "testing")
+TRAIN, VALID, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 PART = re.compile(rf"({'|'.join((*TRAIN, *VALID, *TEST))})[-_ ]?(images?|imgs?|data|set|\d+)?", re.IGNORECASE)
 SHOWN = 10  # classes that a line lists
 
@@ -37,7 +37,11 @@ class LeftOut:
         return "; ".join(parts + [f"{n:,} {reason}" for reason, n in self.reasons.items()])
 
     def add(self, name: str) -> None:
-        self.suffixes[os.path.splitext(name)[1].lower()] += 1
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix in BY_PILLOW:
+            self.reasons[f"{suffix}, which the installed Pillow cannot read"] += 1
+        else:
+            self.suffixes[suffix] += 1
 
     def report(self) -> None:
         if self.suffixes or self.reasons:
@@ -170,7 +174,7 @@ def list_images(folder: Path, classes: Sequence[str], left_out: LeftOut) -> list
 
 
 def walk(folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset()) -> Iterator[str]:
-    """The image files below `folder`, in the order of their paths. Links are followed, but not in a circle.
+    """The image files below `folder`, in the order of their paths. Follows links, but no cycles.
 
     above: the real paths of the folders that this one is in.
     """

@@ -25,7 +25,7 @@ WHOLE = re.compile(r"(-?\d+)\.0*")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 LARGEST = torch.finfo(torch.float32).max
 LOGICAL = {"true": 1.0, "false": 0.0}  # as pandas writes them
-PARTS = {"train": TRAIN, "valid": (*VALID, "dev"), "test": TEST}  # values of a column that splits the rows
+PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}  # values of a column that splits the rows
 
 
 class Table:
@@ -281,18 +281,16 @@ def read_table(path: Path) -> Table:
 
 def split(value: str, separator: str | None) -> list[str]:
     """The labels in a value; ["the value"] without a separator."""
-    if separator is not None:
-        return [label.strip() for label in value.split(separator) if label.strip()]
-    if not value or value.lower() == "nan":
+    if value.lower() == "nan" or not (value or separator):
         raise ValueError
-    return [value]
+    return [value] if separator is None else [label.strip() for label in value.split(separator) if label.strip()]
 
 
 class Finder:
     """Finds files by name, also without their suffix; each folder is listed once."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
-        self.folder, self.suffix = str(folder), suffix
+        self.folder, self.suffix = str(folder), f".{suffix}" if suffix.isalnum() else suffix
         self._folders: dict[str, tuple[dict[str, str], dict[str, list[str]]]] = {}
 
     def find(self, name: str) -> str | None:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from data_loader.engine.augmentation import Augmented, InOrder, OfBatches, Transform, normalize_in, of_image
 from data_loader.engine.changes import log
+from data_loader.engine.data_sets import Tensors
 from data_loader.engine.images.decode import ImageFile, pixels, resize
 from utils.errors import UsageError
 from utils.seed import sample_keys
@@ -47,7 +48,7 @@ class NormalizeBatch:
     """A `batch_transform`: normalizes the uint8 images of a batch (images, labels) by `mean` and `std`. Floats, which
     transforms of a config have made, stay as they are."""
 
-    changes_by_itself = ("dtypes",)  # nothing that samples depend on
+    changes_by_itself = ("dtypes",)  # does not affect samples
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], transforms: Sequence[Transform] | None = None):
         """transforms: those of training. Raises UsageError for values of 0..255."""
@@ -87,10 +88,8 @@ def read_gray(paths: Sequence[str], size: int) -> Tensor:
     return torch.stack(images)
 
 
-class ImageTensors(Dataset):
+class ImageTensors(Tensors):
     """Images [N, C, H, W] as uint8 in memory, with labels [N]; whole batches are read and normalized at once."""
-
-    in_memory = uses_sample_keys = True
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class ImageTensors(Dataset):
         max_value: int = 255,
         augment: Callable[[Tensor, Tensor], Tensor] | None = None,
     ):
-        self.tensors = [images, labels]
+        super().__init__([images, labels])
         self.max_value, self.normalize, self.augment = max_value, Normalize(mean, std, max_value), augment
 
     def augmented(self, augment: Callable[[Tensor, Tensor], Tensor]) -> "ImageTensors":
@@ -118,22 +117,13 @@ class ImageTensors(Dataset):
         wanted = [transform for transform in of_batches if transform]  # false: it changes nothing
         return self.augmented(wanted[0] if len(wanted) == 1 else InOrder(wanted)) if wanted else self
 
-    def to(self, device: torch.device) -> None:
-        """Move images and labels, also those of every data set that `augmented` made of this one."""
-        self.tensors[:] = [tensor.to(device) for tensor in self.tensors]
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, Tensor]:
-        all_images, all_labels = self.tensors
-        index = to_device(torch.from_numpy(np.asarray(indices)), all_images.device)
-        images = all_images.index_select(0, index)  # takes half the time of all_images[index]
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, ...]:
+        images, labels = super().__getitems__(indices)
         if self.augment:
             images = self.augment(images, to_device(sample_keys(), images.device))
-        return self.normalize(images), all_labels.index_select(0, index)
+        return self.normalize(images), labels
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         images, labels = self.__getitems__([index])
         return images[0], labels[0]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,17 @@ from typing import Any
 import numpy as np
 
 from data_loader.engine.changes import log
-from data_loader.engine.texts.plain_text import decoded, rows_and_separator, shown
-from utils.config.files import did_you_mean, nearest
+from data_loader.engine.texts.plain_text import decoded, header_of, no_column, rows_and_separator, split_rows
 from utils.errors import DataError, UsageError
 
 WRITTEN_OTHERWISE = r"^[-+]?[$€£₩]?\d+([.,' ]\d{3})*([.,]\d+)?\s?[%€₩]?$"  # and no number to Python
+WHOLE = r"^(-?\d+)\.0+$"
+MOST_CLASSES = 20  # of a target of whole numbers; one with more is a regression
+
+
+def whole(name: str) -> str:
+    """1 of 1.0, as `Table.texts` has it: an older checkpoint learned the names as they were written."""
+    return re.sub(WHOLE, r"\1", name)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Table:
         return self.part(there)
 
     def with_any_target(self, target: str, value: Any) -> "Table":
-        """The same rows, of which nothing is known: all have this value as target."""
+        """The same rows with one value as the target of all: for prediction."""
         import polars as pl
 
         return replace(self, data=self.data.with_columns(pl.lit(value).alias(target)))
@@ -75,20 +82,15 @@ class Table:
 
     def series(self, name: str) -> Any:
         """A column; DataError: there is none of this name."""
-        names = self.data.columns
-        if name not in names:
-            one = len(names) == 1 and any(mark in names[0] for mark in ";\t|,")
-            hint = "; does another character separate the columns? separator: ';'" if one else ""
-            raise DataError(
-                f"{self.path} has no column '{name}'{did_you_mean(nearest(name, names))}; it has {shown(names)}{hint}"
-            )
+        if name not in self.data.columns:
+            raise no_column(str(self.path), name, self.data.columns)
         return self.data[name]
 
     def place(self, row: int, name: str) -> str:
         return f"{self.path}, row {self.rows[row]}, column '{name}'"
 
     def is_numeric(self, name: str) -> bool:
-        """Is a column of numbers? Of text, if most of it reads as numbers. DataError: it has no values at all."""
+        """Does it hold numbers? Text does if most of it parses as numbers. DataError: it has no values at all."""
         import polars as pl
 
         values = self.series(name)
@@ -99,6 +101,17 @@ class Table:
             return bool(values.dtype.is_numeric())
         read = values.cast(pl.Float64, strict=False)
         return 2 * (len(read) - read.null_count()) > there
+
+    def is_classes(self, name: str) -> bool:
+        """Is a target of classes: text, or few whole numbers that come again and again."""
+        if not self.is_numeric(name):
+            return True
+        read, wrong = self._read_numbers(name)
+        if wrong.any():
+            return False  # numbers() names the row
+        values = read.drop_nulls()
+        few = values.n_unique() <= min(MOST_CLASSES, len(values) // 2)
+        return few and bool((values == values.round()).all())
 
     def numbers(self, name: str) -> np.ndarray:
         """float64 [N], NaN where the value is missing. Raises DataError for text and infinity."""
@@ -138,13 +151,13 @@ class Table:
         )
 
     def texts(self, name: str) -> list[str]:
-        """[N], "" where the value is missing."""
+        """[N], "" where the value is missing; 1.0, as pandas writes whole numbers of a column with gaps, is 1."""
         import polars as pl
 
         values = self.series(name)
         if values.dtype in (pl.Date, pl.Datetime, pl.Time, pl.Duration) or values.dtype.is_nested():
             raise self._of_no_use(name, values.dtype)
-        return values.cast(pl.String).fill_null("").to_list()
+        return values.cast(pl.String).str.replace(WHOLE, "${1}").fill_null("").to_list()
 
     def _of_no_use(self, name: str, dtype: Any) -> DataError:
         return DataError(
@@ -156,7 +169,7 @@ class Table:
 def read_table(
     path: Path, missing: Sequence[str], separator: str | None, encoding: str, leave_out: bool = False
 ) -> Table:
-    """A CSV file, or Parquet if its name ends so. Raises DataError for what is no table with rows.
+    """A CSV file, or Parquet if its name ends so. Raises DataError for what is not a table with rows.
 
     leave_out: rows with more or fewer fields than the header, as `bad`; else they are an error.
     """
@@ -168,72 +181,41 @@ def read_table(
         ) from e
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
-    bad: dict[int, str] = {}
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
-            data, first = pl.read_parquet(path), 1
+            data = pl.read_parquet(path)
         except (pl.exceptions.PolarsError, OSError) as e:
-            raise DataError(f"{path} is not a sound Parquet file: {_first_line(e)}") from e
+            reason = str(e).strip().partition("\n")[0]
+            raise DataError(f"{path} is not a sound Parquet file: {reason}") from e
+        found = Table(path, data, np.arange(len(data)) + 1)
     else:
-        data, first = _read_csv(path, separator, encoding, bad)
-    if bad and (not leave_out or not len(data)):
-        raise DataError(next(iter(bad.values())))
-    if not len(data):
+        found = _read_csv(path, separator, encoding)
+    if found.bad and (not leave_out or not len(found)):
+        raise DataError(found.bad[0][1])
+    if not len(found):
         raise DataError(f"{path} has no rows; it needs a header and a row for each sample")
-    text = [name for name in data.columns if data[name].dtype == pl.String]
-    data = data.with_columns([pl.Series(name, data[name].str.strip_chars()) for name in text])
-    for name in text:
-        is_missing = data[name].is_in(list(missing)).fill_null(True)
-        data = data.with_columns(pl.when(~is_missing).then(data[name]).alias(name))
-    rows = np.delete(np.arange(len(data) + len(bad)) + first, [row - first for row in bad])
-    return Table(path, data, rows, first, tuple(bad.items()))  # the header of a CSV file is row 1
+    data = found.data.with_columns(pl.col(pl.Null).cast(pl.String), pl.col(pl.Float32, pl.Float64).fill_nan(None))
+    text = pl.col(pl.String).str.strip_chars()
+    return replace(found, data=data.with_columns(pl.when(~text.is_in(list(missing))).then(text)))
 
 
-def _read_csv(path: Path, separator: str | None, encoding: str, bad: dict[int, str]) -> tuple[Any, int]:
-    """A polars.DataFrame of text, and the number of its first row. bad: gets the rows that do not fit the
-    header, which are left out."""
+def _read_csv(path: Path, separator: str | None, encoding: str) -> Table:
+    """All columns as text. The header is row 1; rows that do not fit it are `bad`."""
     import polars as pl
 
-    text = decoded(path, encoding).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n") + "\n"
-    text, separator, skipped = rows_and_separator(path, text, separator)
+    text, separator, skipped = rows_and_separator(path, decoded(path, encoding).rstrip("\n") + "\n", separator)
     first = 2 + skipped
-    lines = csv.reader(io.StringIO(text), delimiter=separator)
-    header = [name.strip() for name in next(lines, [])]
-    if not header:
-        raise DataError(f"{path} is empty; it needs a header and a row for each sample")
-    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
-        raise DataError(f"{path}: two columns are called '{twice[0]}'; rename one of them in the first row")
     try:
         data = pl.read_csv(text.encode(), separator=separator, infer_schema=False)
         is_plain = len(data) == text.count("\n") - 1 and not data[:, -1].null_count()
     except pl.exceptions.PolarsError:
         is_plain = False
-    if is_plain and data.width == len(header):
-        return data.rename(dict(zip(data.columns, header, strict=True))), first
+    if is_plain:
+        header = header_of(path, next(csv.reader(io.StringIO(text), delimiter=separator)))
+        if len(set(header)) == data.width:
+            data = data.rename(dict(zip(data.columns, header, strict=True)))
+            return Table(path, data, np.arange(len(data)) + first, first)
     # Rows over several lines, or too short, or too long: Python's own reader is slower, and knows where
-    rows = _rows(path, text, separator, len(header), first - 1, bad)
-    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row"), first
-
-
-def _rows(path: Path, text: str, separator: str, width: int, first: int, bad: dict[int, str]) -> list[list[str]]:
-    """The rows after the header, which is row `first`. Those that do not have `width` fields go into `bad`, by number,
-    with the reason."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
-    rows: list[list[str]] = []
-    try:
-        for number, fields in enumerate(reader, first):
-            if len(fields) != width:
-                what = "more" if len(fields) > width else "fewer"
-                bad[number] = (
-                    f"{path}, row {number}: {len(fields)} fields, {what} than the {width} of the header; put a field "
-                    f"that contains '{separator}' into double quotes, or correct the row"
-                )
-            else:
-                rows.append(fields)
-    except csv.Error as e:
-        raise DataError(f"{path}, line {reader.line_num + first - 1}: {e}; correct the quotes there") from e
-    return rows[1:]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    found = split_rows(path, text, separator, skipped)
+    data = pl.DataFrame(found.columns, schema=dict.fromkeys(found.columns, pl.String))
+    return Table(path, data, np.array(found.rows, np.int64), first, tuple(found.bad.items()))

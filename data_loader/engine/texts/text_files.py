@@ -1,15 +1,11 @@
 """Reads texts and their labels from tables (CSV, TSV) and folders of .txt files; says in which line one is wrong."""
 
-import csv
-import io
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_loader.engine.paths import files_below, is_hidden
-from data_loader.engine.texts.plain_text import decoded, rows_and_separator
-from utils.config.files import did_you_mean, nearest
+from data_loader.engine.texts.plain_text import decoded, no_column, rows_and_separator, split_rows
 from utils.errors import DataError
 
 
@@ -38,41 +34,28 @@ def read_table(
 
     Rows without label that cannot be read are left out, as `bad`.
 
-    Raises DataError for what is no table of texts and labels.
+    Raises DataError for what is not a table of texts and labels.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path.resolve()}; set file or test_file in data_loader.args to the table")
     content, separator, skipped = rows_and_separator(path, read_text(path, encoding), separator)
     quotes = separator != "\t" if quotes is None else quotes
-    rows = _quoted(path, content, separator) if quotes else _plain(content, separator)
-    header = [name.strip() for name in next(rows, (1, []))[1]]
+    found = split_rows(path, content, separator, skipped, quotes, unit="line")
     for name in (text,) if label is None else (text, label):
-        if header.count(name) != 1:
-            raise DataError(_no_column(path, name, header, separator))
-    texts, labels, fields_of, places = list[str](), list[str](), list[list[str]](), list[str]()
-    numbers, bad = list[int](), list[tuple[str, str]]()
-    for number, (line, fields) in enumerate(rows, 1):
-        line += skipped
-        if len(fields) != len(header):
-            why = _wrong_width(path, line, len(fields), len(header), separator, quotes)
-            if label is not None:
-                raise DataError(why)
-            bad.append((f"line {line}", why))
-            continue
-        name = "" if label is None else fields[header.index(label)].strip()
-        if label is not None and name.lower() in ("", "nan"):
-            raise DataError(f"{path}, line {line}: no label in the column '{label}'; give it one, or remove the row")
-        texts.append(fields[header.index(text)])
-        labels.append(name)
-        fields_of.append(fields)
-        places.append(f"{path}, line {line}")
-        numbers.append(number)
-    if bad and not texts:
-        raise DataError(bad[0][1])
-    if not texts:
+        if name not in found.columns:
+            raise no_column(str(path), name, list(found.columns))
+    if found.bad and (label is not None or not found.rows):
+        raise DataError(next(iter(found.bad.values())))
+    if not found.rows:
         raise DataError(f"{path} has no rows; it needs a header and a row for each text")
-    columns = {name: list(values) for name, values in zip(header, zip(*fields_of, strict=True), strict=True)}
-    return LabeledTexts(texts, labels, columns, places, numbers, bad)
+    labels = [""] * len(found.rows) if label is None else [name.strip() for name in found.columns[label]]
+    places = [f"{path}, line {line}" for line in found.lines]
+    for place, name in zip(places, labels, strict=True):
+        if label is not None and name.lower() in ("", "nan"):
+            raise DataError(f"{place}: no label in the column '{label}'; give it one, or remove the row")
+    numbers = [row - skipped - 1 for row in found.rows]
+    bad = [(f"row {row}", why) for row, why in found.bad.items()]
+    return LabeledTexts(found.columns[text], labels, found.columns, places, numbers, bad)
 
 
 def read_unlabeled(
@@ -131,56 +114,7 @@ def read_folders(folder: Path, encoding: str) -> LabeledTexts:
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """The text of a file with \\n at the end of each line, without the mark (BOM) that some programs put first.
-
-    A single \\r within a file of \\n or \\r\\n lines ends no line: it is part of a text, and becomes a space.
-    """
     text = decoded(path, encoding)
     if not text.strip():
         raise DataError(f"{path} is empty; it needs text")
-    text = text.replace("\r\n", "\n")
-    return text.replace("\r", " " if "\n" in text else "\n")
-
-
-def _plain(content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(content.split("\n"), 1):
-        if line:
-            yield number, line.split(separator)
-
-
-def _quoted(path: Path, content: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """A quoted field may have separators and several lines; a row is known by its first line."""
-    before = csv.field_size_limit(sys.maxsize if sys.maxsize < 2**31 else 2**31 - 1)  # default: 128 KB
-    try:
-        reader = csv.reader(io.StringIO(content, newline="\n"), delimiter=separator, strict=True)
-        line = 1
-        for fields in reader:
-            if fields:
-                yield line, fields
-            line = reader.line_num + 1
-    except csv.Error as e:
-        raise DataError(
-            f"{path}, line {reader.line_num}: {e}; correct the quotes there, or set quotes: false if they are "
-            f"part of the text"
-        ) from e
-    finally:
-        csv.field_size_limit(before)
-
-
-def _no_column(path: Path, name: str, header: list[str], separator: str) -> str:
-    if name in header:
-        return f"{path}: two columns are called '{name}'; rename one of them in the first line"
-    one = len(header) == 1 and any(mark in header[0] for mark in ";\t|,")
-    hint = "; does another character separate the columns? Set separator" if one else ""
-    near = "" if one else did_you_mean(nearest(name, header))
-    return f"{path} has no column '{name}'{near}; it has {', '.join(header)}{hint}"
-
-
-def _wrong_width(path: Path, line: int, width: int, expected: int, separator: str, quotes: bool) -> str:
-    shown = "a tab" if separator == "\t" else f"'{separator}'"
-    what = "more" if width > expected else "fewer"
-    how = "into double quotes" if quotes else "into double quotes in all rows and set quotes: true"
-    return (
-        f"{path}, line {line}: {width} fields, {what} than the {expected} of the header; put a text that contains "
-        f"{shown} {how}, or correct the row"
-    )
+    return text

@@ -1,7 +1,7 @@
 """Tokens of texts: bytes, characters, words, hashed n-grams of characters, or those of the library `tokenizers`.
 
-0 is padding, and 1 a token that no training text has. What is learned of the training texts is a dict of plain values,
-which a checkpoint holds.
+0 is padding, and 1 a token that no training text has. What is learned from the training texts is a dict of plain
+values, which a checkpoint holds.
 """
 
 import re
@@ -24,7 +24,7 @@ Unit = Literal["bytes", "characters", "words", "ngrams"]
 
 
 class Ragged:
-    """Sequences of different lengths, one behind the other in one array."""
+    """Sequences of different lengths, one after another in one array."""
 
     def __init__(self, values: np.ndarray, ends: np.ndarray) -> None:
         """values: of all sequences. ends: where each ends, int64 [N]."""
@@ -59,7 +59,7 @@ def learn(
     max_length: int,
     tokenizer: str | None,
 ) -> dict[str, Any]:
-    """What `encode` needs, learned of the training texts. Its `vocab_size` counts padding and unknown too."""
+    """What `encode` needs, learned from the training texts. Its `vocab_size` counts padding and unknown too."""
     if max_length < 1 or min_count < 1 or (vocab_size is not None and vocab_size <= FIRST):
         raise UsageError(
             f"data_loader: max_length is {max_length}, min_count {min_count} and vocab_size {vocab_size}; give 1 or "
@@ -89,7 +89,7 @@ def learn(
 
 
 class Encoder:
-    """texts -> their tokens, by what was learned of the training texts; UNKNOWN alone where there are none.
+    """texts -> their tokens, by what was learned from the training texts; UNKNOWN alone where there are none.
 
     Only the first max_length tokens (of n-grams: characters) count.
     """
@@ -205,7 +205,7 @@ def _read_tokenizer(path: Path) -> str:
     except UsageError:
         raise
     except Exception as e:  # the library raises plain Exceptions
-        raise DataError(f"{path} is no file of the library tokenizers: {e}; write it by Tokenizer.save") from e
+        raise DataError(f"{path} is not a file of the library tokenizers: {e}; write it by Tokenizer.save") from e
     return json
 
 

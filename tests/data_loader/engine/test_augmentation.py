@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import ToTensor, v2
 
 import train
 from data_loader import BaseDataLoader
@@ -218,6 +218,22 @@ def test_what_fails_is_named() -> None:
         SampleError, match=r"sample 0 could not be read: TransformError: RandomCrop failed for uint8 \[1, 8, 8\]: "
     ):
         first(loader)
+    with pytest.raises(SampleError, match=r"<lambda> failed for .*: TypeError: it returned None"):
+        first(digits(transforms=[lambda image: None]))
+    with pytest.raises(
+        SampleError, match=r"ToTensor failed .*; transforms get tensors \[C, H, W\] \(leave out ToTensor"
+    ):
+        first(digits(transforms=[ToTensor()]))
+
+
+def test_a_transform_of_albumentations_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Compose:
+        def __call__(self, *args: Any, **data: Any) -> dict[str, Any]:
+            raise KeyError("You have to pass data to augmentations as named arguments")
+
+    monkeypatch.setattr(Compose, "__module__", "albumentations.core.composition")
+    with pytest.raises(SampleError, match=r"Compose failed .*; call it in a function in data_loader/transforms\.py"):
+        first(digits(transforms=[Compose()]))
 
 
 @pytest.mark.parametrize("option, given, said", [
@@ -278,6 +294,17 @@ def test_the_number_of_classes_must_be_known() -> None:
         SampleError, match=r"batch_transforms failed for the batch .*take a batch \(inputs, targets\), got"
     ):
         first(BaseDataLoader([torch.zeros(1, 4, 4)] * 8, 4, batch_transforms=[v2.MixUp(num_classes=3)]))
+
+
+@pytest.mark.parametrize("sample, transform, said", [
+    ((torch.zeros(1, 4, 4), 0.5), v2.CutMix(num_classes=3), r"CutMix mixes class numbers, int64 \[B\], .*float64"),
+    ((torch.zeros(1, 4, 4).byte(), 0), v2.MixUp(num_classes=3), r"MixUp needs floats, got uint8 .*ToDtype"),
+    ((torch.zeros(1, 4, 4), 0), lambda images, labels: images, r"<lambda> returned float32 .*return \(inputs, "),
+    ((torch.zeros(1, 4, 4), 0), lambda images, labels: None, r"<lambda> returned None; return \(inputs, targets\)"),
+])  # fmt: skip
+def test_batches_that_do_not_fit_are_named(sample: Any, transform: Any, said: str) -> None:
+    with pytest.raises(SampleError, match=f"batch_transforms failed for the batch .*{said}"):
+        first(BaseDataLoader([sample] * 8, 4, batch_transforms=[transform]))
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------

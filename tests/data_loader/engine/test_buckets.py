@@ -91,7 +91,7 @@ def test_the_option_of_a_loader() -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    with pytest.raises(UsageError, match="bucket is -1; give a number of steps"):
+    with pytest.raises(UsageError, match="bucket is -1; give 0 or more"):
         BaseDataLoader(Sequences(), BATCH, bucket=-1)
     with pytest.raises(UsageError, match="bucket orders samples by length, and balanced"):
         BaseDataLoader(Sequences(), BATCH, bucket=5, weights=[1.0, 2.0])

@@ -151,8 +151,8 @@ def test_without_new_options_the_split_is_that_of_earlier_versions() -> None:
     [
         ({"fold": 5, "folds": 5}, "fold is 5; the 5 folds are numbered 0 to 4"),
         ({"fold": -1, "folds": 5}, "fold is -1; the 5 folds are numbered 0 to 4"),
-        ({"folds": 5}, "fold is None and folds is 5; give both, such as fold: 0, folds: 5"),
-        ({"fold": 0}, "fold is 0 and folds is None; give both"),
+        ({"folds": 5}, "fold is missing; give both, such as fold: 0, folds: 5"),
+        ({"fold": 0}, "folds is missing; give both"),
         ({"fold": 0, "folds": 1}, "folds is 1; give 2 to 203, which is the number of samples"),
         ({"fold": 0, "folds": 204}, "folds is 204; give 2 to 203"),
         ({"fold": 0, "folds": 5, "validation_split": 0.1}, "folds is 5 and validation_split is 0.1, but both say what"),
@@ -161,8 +161,8 @@ def test_without_new_options_the_split_is_that_of_earlier_versions() -> None:
             {"fold": 0, "folds": 41, "group": "patient"},
             "203 samples in .* groups cannot be dealt into parts of 4 and 5",
         ),
-        ({"fold": 0, "folds": 5, "group": "doctor"}, "group is doctor, but a Patients has no column or attribute of"),
-        ({"validation_split": 0.1, "stratify": "sex"}, "stratify is sex, but a Patients has no column or attribute of"),
+        ({"fold": 0, "folds": 5, "group": "doctor"}, "group is doctor, but Patients has no column or attribute of"),
+        ({"validation_split": 0.1, "stratify": "sex"}, "stratify is sex, but Patients has no column or attribute of"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:

@@ -118,6 +118,7 @@ def test_for_testing_reads_all_samples_in_order() -> None:
         (1.0, r"validation_split is 1.0; give a fraction from 0.0 to below 1.0, or a number of samples from 0 to 9"),
         (-0.1, r"validation_split is -0.1; give a fraction"),
         (10, r"validation_split is 10; give a fraction"),
+        (float("nan"), r"validation_split is nan; give a fraction"),
         (0.01, r"validation_split 0.01 of 10 samples holds out no sample; give a larger one"),
     ],
 )

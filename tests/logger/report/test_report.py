@@ -105,7 +105,8 @@ def test_a_run_that_trains(tmp_path):
 def test_what_cannot_be_read_is_named(tmp_path, capsys):
     good = make(tmp_path / "good", [0.2, 0.3])
     lines = (good / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (good / "metrics.jsonl").write_text("".join([*lines[:2], "}{\n", "7\n", '{"split": "train"}\n', *lines[2:]]))
+    wrong = ["}{\n", "7\n", '{"split": "train"}\n', '{"step": "7", "epoch": 1, "split": "valid"}\n']
+    (good / "metrics.jsonl").write_text("".join([*lines[:2], *wrong, *lines[2:]]))
     make(tmp_path / "no_config", [0.2])
     (tmp_path / "no_config/config.yaml").unlink()
     (make(tmp_path / "wrong", [0.2]) / "config.yaml").write_text("a: [1")
@@ -115,13 +116,20 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     assert f"broken, left out: {tmp_path}/no_config: it has no config.yaml\n" in out
     assert f"broken, left out: {tmp_path}/wrong: config.yaml cannot be read: while parsing" in out
     assert f"broken, left out: {tmp_path}/empty: config.yaml is empty or no mapping\n" in out
-    assert f"{good}: metrics.jsonl: 3 lines cannot be read and are left out\n" in out
+    assert f"{good}: metrics.jsonl: 4 lines cannot be read and are left out\n" in out
     assert "0.3000" in out
     with pytest.raises(BrokenRun):
         read(tmp_path / "empty")
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UsageError, match="no run there; give a run's folder"):
         find([tmp_path / "nothing", tmp_path / "missing"])
+
+
+def test_a_run_that_links_lead_to_is_one_run(tmp_path):
+    make(tmp_path / "run", [0.5])
+    for name in ("latest", "loop"):
+        (tmp_path / name).symlink_to(tmp_path / "run" if name == "latest" else tmp_path)
+    assert [run.folder.name for run in find([tmp_path, tmp_path / "run", tmp_path / "run/../run"])[0]] == ["run"]
 
 
 def test_a_setting_is_the_mean_over_seeds(saved):
@@ -186,6 +194,20 @@ def test_json(saved, capsys):
     assert (first["differs"], first["metric"]) == ({"optimizer.args.lr": 0.2}, "max val_accuracy")
     assert first["best"]["values"] == [0.7, 0.8, 0.9]
     assert result["runs"][0]["last"]["val_loss"] == 1 / 3
+
+
+def test_json_without_numbers(tmp_path, capsys):
+    """NaN and infinity are null: JSON has neither."""
+    for i, limit in enumerate((math.nan, math.inf, 1.0)):
+        make(tmp_path / f"{i}", [math.nan, 0.5], custom={"limit": limit})
+    with open(tmp_path / "0/metrics.jsonl", "a") as file:
+        file.write('{"step": 15, "epoch": 3, "split": "valid", "accuracy": Infinity}\n')
+    main([str(tmp_path), "--json"])
+    text = capsys.readouterr().out
+    assert not {"NaN", "Infinity"} & set(re.findall(r"\w+", text))
+    settings = json.loads(text)["settings"]
+    assert [setting["differs"] for setting in settings] == [{"custom.limit": limit} for limit in (None, None, 1.0)]
+    assert [setting["best"]["values"] for setting in settings] == [[0.5]] * 3
 
 
 def test_short_names():
@@ -272,10 +294,13 @@ def test_what_cannot_be_paired(saved):
     ]:
         with pytest.raises(UsageError, match=re.escape(words)):
             main([*map(str, folders), "--paired", key])
+    found, metric = find([a])[0], Metric.of("val_f1")
+    with pytest.raises(UsageError, match="has no val_f1; it has loss, lr, val_loss, val_accuracy; choose with"):
+        paired.compare(found, found, "seed", metric)
     with pytest.raises(
-        UsageError, match="has no val_f1; it has loss, lr, val_loss, val_accuracy; choose with --metric"
+        UsageError, match=r"--metric val_acc: no run has it \(did you mean 'val_accuracy'\?\); they have"
     ):
-        main([str(a), str(b), "--paired", "seed", "--metric", "val_f1"])
+        main([str(a), "--metric", "val_acc"])
     with pytest.raises(UsageError, match=r"--out a.pdf: expected a file that ends with .html or .png"):
         main([str(a), "--out", "a.pdf"])
 

@@ -10,6 +10,7 @@ import trainer.callbacks.ema
 from data_loader.data_loaders import DigitsDataLoader
 from tests.tiny import tiny
 from trainer import load_model
+from utils.errors import UsageError
 
 __all__ = ["tiny"]
 BATCH_NORM = "arch={type: ConvNet, args: {widths: [4], depth: 1}}"
@@ -123,3 +124,14 @@ def test_the_best_checkpoint_and_test_py_use_the_average(tiny):
     assert values["accuracy"] == pytest.approx(torch.cat(right).double().mean().item(), abs=1e-7)
     saved = tiny.load("model_best.pth")
     assert any(not torch.equal(saved["model"][name], value) for name, value in saved["raw_model"].items())
+
+
+@pytest.mark.parametrize("decay", [2, 1.0, -0.1, float("nan")])
+def test_a_decay_that_is_none(decay):
+    with pytest.raises(UsageError, match=r"EMA: decay is .*; give a number from 0 to below 1"):
+        trainer.callbacks.ema.EMA(decay=decay)
+
+
+def test_two_averages(tiny):
+    with pytest.raises(UsageError, match="EMA and SWA both give the weights to evaluate"):
+        tiny.train("callbacks=[SWA, EMA]")

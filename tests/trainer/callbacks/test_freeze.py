@@ -44,6 +44,11 @@ class Plain(nn.Module):
         return self.head(self.body(x))
 
 
+def test_an_end_after_the_run(tiny: Tiny) -> None:
+    tiny.train(NET, FREEZE + "until_epoch: 3}}]", "trainer.epochs=1")
+    assert "Freeze: the run ends before: it has 6 steps, so they are frozen to the end\n" in tiny.log()
+
+
 def test_batch_norm_without_weights(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is frozen with what is around it; dropout is not; from step 3 on it moves."""
     monkeypatch.setattr(model.model, "Plain", Plain, raising=False)
@@ -118,7 +123,10 @@ WRONG = {
     "{freeze: [featurs]}": "Freeze: freeze: 'featurs' matches no parameter (did you mean 'features'?)",
     "{freeze: [features], but_not: [fc]}": "Freeze: but_not: 'fc' matches no parameter",
     "{freeze: ['*']}": "callbacks: Freeze: ['*'] freezes all parameters; leave out some by but_not",
-    "{freeze: ['*'], until_step: 1, until_epoch: 1}": "Freeze has until_epoch and until_step; give one of them",
+    "{freeze: ['*'], until_step: 1, until_epoch: 1}": "Freeze: until_epoch is 1 and until_step 1; give one of them",
+    "{freeze: ['*'], until_step: -1}": "Freeze: until_epoch is None and until_step -1; give one",
+    "{freeze: []}": "Freeze: freeze [] with but_not [] freezes nothing",
+    "{freeze: [features], but_not: [features]}": "freezes nothing; give patterns",
 }
 
 

@@ -64,7 +64,7 @@ def test_dropout_has_the_same_bits(tiny: Tiny, tmp_path: Any) -> None:
 
 
 def test_a_class_that_the_model_does_not_have(tiny: Tiny) -> None:
-    with pytest.raises(UsageError, match=r"has no module of class Blok; it has BatchNorm2d, .*_ResidualBlock"):
+    with pytest.raises(UsageError, match=r"classes is \['Blok'\]; give classes .*: BatchNorm2d, .*_ResidualBlock"):
         tiny.train(RESNET, callback("Blok"))
 
 

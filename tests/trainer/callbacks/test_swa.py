@@ -102,12 +102,19 @@ def test_frozen_batch_norm_stays(tiny: Tiny) -> None:
 
 
 def test_what_it_does_not_accept(tiny: Tiny) -> None:
-    with pytest.raises(UsageError, match=r"SWA has start 1\.5"):
-        SWA(start=1.5)
+    for wrong in ({"start": 1.5}, {"start": -5}, {"every": 0}, {"bn_steps": 0}):
+        with pytest.raises(UsageError, match=f"SWA: {next(iter(wrong))} is"):
+            SWA(**wrong)
     gan = ["arch=GAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GANTrainer", "callbacks=[SWA]"]
     gan += ["optimizer={generator: {type: Adam}, discriminator: {type: Adam}}", "trainer.epochs=1"]
     with pytest.raises(UsageError, match="GANTrainer calls parts of the model"):
         tiny.train(*gan)
+
+
+def test_no_step_to_average(tiny: Tiny) -> None:
+    done = tiny.train("callbacks=[{type: SWA, args: {start: 7, every: 7}}]", "trainer.epochs=1")
+    assert "SWA: it averages nothing: the run has 6 steps" in tiny.log()
+    assert done.callbacks[0].averaged == 0
 
 
 class Tied(torch.nn.Module):

@@ -123,10 +123,10 @@ def test_chance_does_not_count(tmp_path) -> None:
 @pytest.mark.parametrize(
     "data, said",
     [
-        (b"", "is no file of torch.save: it is empty"),
-        (b"loss 0.3\n", "is no file of torch.save: it begins with 'loss 0.3"),
-        (b"<!DOCTYPE html>\n<html>", "is no file of torch.save: it begins with '<!DOCTYPE html>"),
-        (pickle.dumps({"w": [1.0]}), "is no file of torch.save: written by pickle alone"),
+        (b"", "is not a torch.save file: it is empty"),
+        (b"loss 0.3\n", "is not a torch.save file: it begins with 'loss 0.3"),
+        (b"<!DOCTYPE html>\n<html>", "is not a torch.save file: it begins with '<!DOCTYPE html>"),
+        (pickle.dumps({"w": [1.0]}), "is not a torch.save file: written by pickle alone"),
     ],
 )
 def test_another_kind_of_file(data: bytes, said: str, tmp_path) -> None:

@@ -76,7 +76,9 @@ def test_callbacks_are_matched_by_name(tiny, caplog):
 
 
 class Odd(nn.Module):
-    """A submodule named `module` beside a weight, a mask with infinities, integers, and extra state."""
+    """A submodule named `module` beside a weight, a mask with infinities, integers, extra state, and a version."""
+
+    _version = 2
 
     module: nn.Module
     mask: torch.Tensor
@@ -100,6 +102,10 @@ class Odd(nn.Module):
 
     def set_extra_state(self, state):
         self.extra = dict(state)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args):
+        assert local_metadata["version"] == 2  # None: weights of the first version, as torchvision's MNASNet takes it
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 @pytest.mark.parametrize("callbacks", ["callbacks=[]", "callbacks=[EMA]"])

@@ -254,6 +254,28 @@ def test_binary_losses_that_do_not_fit(tiny):
         tiny.train("loss=BCEWithLogitsLoss", mixed)
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("{type: CrossEntropyLoss, args: {weight: [1, 2]}}", "CrossEntropyLoss has 2 class weights, .* 10 outputs"),
+        (
+            "{type: CrossEntropyLoss, args: {label_smoothing: 2}}",
+            r"failed for outputs \[28, 10\] float32, .* 0.0 and 1.0",
+        ),
+        ("{type: MultiMarginLoss, args: {weight: [1, 2]}}", r"weight \[2\] float32: inconsistent weight size"),
+        ("{type: CrossEntropyLoss, args: {reduction: men}}", "men is not a valid value for reduction"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_reported(tiny, loss, message):
+    with pytest.raises(UsageError, match=f"(?s)loss: .*{message}"):
+        tiny.train(f"loss={loss}", "metrics=[]")
+
+
+def test_a_loss_that_is_no_tensor_is_reported(tiny, monkeypatch):
+    with pytest.raises(UsageError, match="loss: it is a tuple; backward takes a tensor"):
+        tiny.train(loss_of(monkeypatch, lambda output, target: (F.cross_entropy(output, target), 1)))
+
+
 def test_a_loss_of_three_parts():
     a, b, c = torch.eye(3)
     loss = nn.TripletMarginLoss()

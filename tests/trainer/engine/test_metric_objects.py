@@ -13,7 +13,6 @@ from data_loader.data_loaders import DigitsDataLoader
 from tests.tiny import Tiny, tiny
 from tests.trainer.parallel.ranks import on_ranks, trained
 from trainer.engine.metric_objects import MetricObjects
-from trainer.engine.metrics import Metrics
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]
@@ -123,15 +122,6 @@ def test_one_that_is_not_combined_over_ranks_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr("utils.process.group.world_size", lambda: 2)
     with pytest.raises(UsageError, match="mine keeps a state that is not combined over processes; derive it from"):
         MetricObjects({"mine": Forgetful("number")})
-
-
-def test_a_rank_without_samples_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = Metrics([Forgetful("number")], torch.device("cpu"), ["mine"])
-    metrics.check_ranks(1, "test")
-    monkeypatch.setattr("utils.process.group.world_size", lambda: 2)
-    metrics.check_ranks(2, "test")
-    with pytest.raises(Stopped, match="mine cannot be combined over 2 processes in the test, whose batches have 1 sam"):
-        metrics.check_ranks(1, "test")
 
 
 def test_names_of_classes_that_are_no_names() -> None:

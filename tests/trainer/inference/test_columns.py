@@ -43,6 +43,8 @@ def test_numbers() -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match="unknown column 'prob'; there are room, height, width, id, label"):
         rows("values", outputs, ["height", "width"], ["prob"])
+    with pytest.raises(UsageError, match="unknown column ''"):
+        rows("values", outputs, ["height", "width"], [])
 
 
 def test_fitted_weights_have_the_highest_likelihood() -> None:

@@ -82,6 +82,31 @@ def test_parameter_that_is_used_no_more():
     assert on_ranks(2, trained_as_on_gpus, sometimes) == [3, 3]
 
 
+def overlapped_steps(keys):
+    """The steps whose gradients travel in the backward pass."""
+    steps = []
+
+    def note(trainer):
+        average = trainer.parallel.average
+
+        def noted(parameters):
+            steps.append(trainer.parallel._in_backward)
+            average(parameters)
+
+        trainer.parallel.average = noted
+
+    found = trained_as_on_gpus(keys, None, note)
+    return found | {"overlapped": [i for i, in_backward in enumerate(steps, 1) if in_backward]}
+
+
+def test_gradients_travel_in_the_backward_pass_while_layers_are_frozen():
+    """All but the first step, and the first after layers were unfrozen."""
+    keys = [*MLP, "callbacks=[{type: Freeze, args: {freeze: ['layers.0'], until_step: 4}}]"]
+    two = results(2, keys, function=overlapped_steps)
+    assert two["overlapped"] == [2, 3, 4, 6, 7, 8]
+    assert_same_run(results(1, keys), two)
+
+
 @pytest.mark.parametrize("keys", [[], ["trainer.exact_ranks=true", "trainer.accumulate=2"]])
 def test_weights_drawn_from_elsewhere_than_the_seed(keys):
     """All ranks take rank 0's; `results` looks at that."""

@@ -132,6 +132,7 @@ METRICS = [
     "{type: ConfusionMatrix, args: {task: multiclass}}",
     "{type: JaccardIndex, name: mIoU, args: {task: multiclass}}",
     "{type: AveragePrecision, args: {task: multiclass, average: null}}",
+    "Several",
 ]
 
 
@@ -140,10 +141,37 @@ METRICS = [
 def test_a_metric_object(metric: str, tmp_path: Any) -> None:
     """On unequal shards of 97 samples."""
     keys = [MLP, f"metrics=[{metric}]", "trainer.valid_steps=4"]
-    one, two = run(1, 1, keys, tmp_path / "one"), run(2, 1, keys, tmp_path / "two")
+    one, two = (run(n, 1, keys, tmp_path / str(n), trained_with_several) for n in (1, 2))
     mine, other = ([values for split, _, values in found["points"] if split == "valid"] for found in (one, two))
     assert len(mine) == 2
     assert mine == [pytest.approx(values, rel=1e-5, abs=1e-6) for values in other]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchmetrics") is None, reason="the extra `metrics`")
+def test_ranks_without_samples(tmp_path: Any) -> None:
+    """Three samples on four ranks."""
+    keys = [MLP, "metrics=[Several]", "trainer.valid_steps=4", "data_loader.args.validation_split=3"]
+    one, four = (run(n, 1, keys, tmp_path / str(n), trained_with_several) for n in (1, 4))
+    mine, other = ([values for split, _, values in found["points"] if split == "valid"] for found in (one, four))
+    assert mine == [pytest.approx(values, rel=1e-5, abs=1e-6, nan_ok=True) for values in other]
+
+
+def trained_with_several(keys: list[str], folder: Any = None) -> dict[str, Any]:
+    """With a MetricCollection, whose metrics share tensors, and one whose metric is in a wrapper with a list."""
+    from torchmetrics import MetricCollection, classification
+    from torchmetrics.wrappers import ClasswiseWrapper
+
+    from model import metric
+
+    class Several(MetricCollection):
+        def __init__(self) -> None:
+            kinds = ("Accuracy", "Precision", "ConfusionMatrix", "AUROC")
+            found = {kind: getattr(classification, f"Multiclass{kind}")(10) for kind in kinds}
+            wrapped = ClasswiseWrapper(classification.MulticlassAveragePrecision(10, average=None))
+            super().__init__(found | {"classes": wrapped})
+
+    vars(metric)["Several"] = Several
+    return trained(keys, folder)
 
 
 class BoxesDataLoader(BaseDataLoader):

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.house import GOOD, house  # noqa: F401
 from utils import cli
 from utils.config import Config, ConfigError, load
-from utils.config.files import nearest, parse
+from utils.config.files import Dumper, nearest, parse
 from utils.errors import UsageError
 
 
@@ -25,6 +26,23 @@ def text(*lines: str) -> str:
 
 
 # -- what the text means ----------------------------------------------------------------------------------------------
+
+
+def test_merge_keys() -> None:
+    """`<<` as YAML has it: own keys win, then the first of several; a duplicate of one's own is still an error."""
+    read = value_of("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc: {z: 3, <<: [*a, *b]}\nd: {'<<': 1}")
+    assert read["c"] == {"x": 1, "y": 1, "z": 3}
+    assert read["d"] == {"<<": 1}
+    assert value_of(yaml.dump(read, Dumper=Dumper)) == read
+    for wrong, said in (("{<<: 3}", r"expected \*ANCHOR of a mapping"), ("{<<: *a, x: 1, x: 2}", "duplicate key")):
+        with pytest.raises(ConfigError, match=said):
+            value_of(f"a: &a {{x: 1}}\nb: {wrong}")
+
+
+def test_a_file_in_utf_16(house: Path) -> None:  # noqa: F811
+    """As `--print-config > x.yaml` writes it in a PowerShell."""
+    (house / "x.yaml").write_text(GOOD, encoding="utf-16")
+    assert load(["x.yaml"]).run.name == "demo"
 
 
 @pytest.mark.parametrize(

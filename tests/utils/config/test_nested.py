@@ -98,6 +98,7 @@ def test_classes_where_they_are_wanted(project: Path) -> None:
     assert isinstance(got["norm"], functools.partial)
     assert (got["norm"](4).num_features, got["norm"](4).eps) == (4, 0.5)
     assert got["kind"] is nn.ReLU
+    assert held(kind="ReLU").build("arch").got["kind"] is nn.ReLU
 
 
 def test_an_annotation_for_type_checkers_leaves_the_others(project: Path) -> None:
@@ -114,13 +115,14 @@ def test_strings_as_annotations_and_telling_defaults(project: Path) -> None:
         "from __future__ import annotations\nfrom enum import Enum\nimport torch\nfrom torch import nn\n"
         "class Pool(Enum):\n    MEAN = 1\n    MAX = 2\n"
         "class Future(nn.Module):\n    def __init__(self, widths: tuple[int, ...] | None = None, pool=Pool.MEAN, "
-        "dtype=torch.float32,\n                 options: dict[str, list[int]] | None = None):\n"
+        "dtype=torch.float32,\n                 options: dict[str, list[int]] | None = None, depth: 'int' = 1):\n"
         "        super().__init__()\n        self.got = widths, pool.name, dtype, options",
     )
     made = config("arch={type: Future, args: {widths: [1, 2], pool: MAX, dtype: float64, options: {a: [1]}}}")
     made.check()
     assert made.build("arch").got == ((1, 2), "MAX", torch.float64, {"a": [1]})
     assert 'args.pool: got "MIN", expected MEAN or MAX' in problem("arch={type: Future, args: {pool: MIN}}")
+    assert 'args.depth: got "deep", expected an integer' in problem("arch={type: Future, args: {depth: deep}}")
 
 
 def test_facts_fill_what_is_missing_inside(project: Path) -> None:
@@ -153,7 +155,7 @@ def test_losses_in_a_loss(project: Path) -> None:
         ("act: {type: system}", "arch.args.act.type: unknown name 'system'"),
         ("act: {type: ReLU, arg: {}}", "arch.args.act: got {\"type\": \"ReLU\", \"arg\": {}}, expected {type: NAME, args: {..."),
         ("scale: {type: Scale}", "arch.args.scale: argument 'by' is missing; Scale accepts by"),
-        ("encoder: {type: ReLU}", "arch.args.encoder: got {\"type\": \"ReLU\"}, but ReLU is no Encoder"),
+        ("encoder: {type: ReLU}", "arch.args.encoder: got {\"type\": \"ReLU\"}, but ReLU is not derived from Encoder"),
         ("layers: [{type: ReLU}, {type: ReLU, args: {in: 1}}]", "arch.args.layers.1.args.in: unknown argument 'in'"),
     ],
 )  # fmt: skip

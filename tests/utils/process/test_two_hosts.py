@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS = (("gw-test-a", "10.199.7.1"), ("gw-test-b", "10.199.7.2"))
-KEYS = ["trainer.epochs=null", "trainer.max_steps=400", "trainer.save_steps=20", "trainer.tensorboard=false"]
+KEYS = ["trainer.epochs=null", "trainer.max_steps=200", "trainer.save_steps=20", "trainer.tensorboard=false"]
 KEYS += ["trainer.timeout=10"]
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def switch_off(process):
 
 
 def weights(folder):
-    state = torch.load(folder / "saved/digits/r/checkpoints/checkpoint-step400.pth", weights_only=True)
+    state = torch.load(folder / "saved/digits/r/checkpoints/checkpoint-step200.pth", weights_only=True)
     return {k: v.numpy() for k, v in state["model"].items()}
 
 
@@ -133,7 +133,7 @@ def calm(hosts, tmp_path_factory):
     [
         (power_cut, "rank 1 (", True),
         (pulled_cable, "gives no sign of life", True),
-        (brief_outage, "finished at step 400", False),
+        (brief_outage, "finished at step 200", False),
     ],
 )
 def test_the_run_continues_with_the_same_weights(hosts, calm, tmp_path, trouble, reported, restarted):

@@ -42,6 +42,16 @@ def test_what_was_there_keeps_its_number(sweep: Sweep) -> None:
     assert [trial.keys["seed"] for trial in sweep.trials()] == [1, 2, 0]
 
 
+def test_a_trial_that_cannot_be_read(sweep: Sweep) -> None:
+    path = sweep.folder / "trials/001.json"
+    path.write_text("{")
+    with pytest.raises(UsageError, match=r"001\.json cannot be read: .*; remove it, and .* runs its keys again"):
+        sweep.trials()
+    path.unlink()
+    assert sweep.add_points({}) == 1  # as -r does
+    assert [trial.keys["seed"] for trial in sweep.trials()] == [1, 2]
+
+
 def test_names(sweep: Sweep, tmp_path: Path) -> None:
     assert newest(str(tmp_path), "t", None) == newest(str(tmp_path), "t", "s") == sweep.folder
     assert newest(str(tmp_path), "t", "other") is newest(str(tmp_path), "x", None) is None

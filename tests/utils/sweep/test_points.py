@@ -24,7 +24,7 @@ def test_values(override: str, values: list[object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["a=1", "a=[16,32]", "a=", "a='x,y'", "a={type: X, args: {b: [1, 2]}}", "a=[1", "b"]
+    "override", ["a=1", "a=../x", "a=x..y", "a=[16,32]", "a=", "a='x,y'", "a={type: X, args: {b: [1, 2]}}", "a=[1", "b"]
 )
 def test_one_value_stays_as_it_is(override: str) -> None:
     assert several([override]) == ([override], {})
@@ -33,11 +33,14 @@ def test_one_value_stays_as_it_is(override: str) -> None:
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["seed=5..1"], "5..1 is no range; give FIRST..LAST"),
+        (["seed=5..1"], "5..1 is not a range; give FIRST..LAST"),
         (["seed=1..100000"], "100,000 values; give at most 10,000"),
         (["seed=1,2,1"], "seed=1,2,1: a value is given twice"),
         (["seed=1..3,2"], "a value is given twice"),
         (["a=1,2", "a=3,4"], "a is given twice; give all its values at once, a=A,B"),
+        (["a=1,2", "a=3"], "a=3: this key has several values, too"),
+        (["a=0.1..0.5"], "a=0.1..0.5: a range is FIRST..LAST, two integers; list other values: A,B"),
+        (["a=1..9..2"], "a range is FIRST..LAST, two integers"),
     ],
 )
 def test_what_is_wrong(overrides: list[str], message: str) -> None:

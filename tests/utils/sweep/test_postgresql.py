@@ -97,5 +97,12 @@ def test_a_database_that_is_gone(database: str, tmp_path: Path) -> None:
     assert "error: the database of --storage does not answer: " in result.text
     assert not (house.folder / "saved").exists()
     house.new("-s", "s.yaml", "--trials", "1", "--storage", database)
+    result = house.sweep("-r", "saved/t/s", "--storage", gone, code=3)  # a job script tries again
+    assert "the database of --storage cannot be used: OperationalError: " in result.text
+    assert "start or repair that, and continue with python sweep.py -r saved/t/s" in result.text
+    reset = database.replace("/postgres", "/template1")  # which is empty
+    result = house.sweep("-r", "saved/t/s", "--storage", reset, code=3)
+    assert "the study in --storage has lost trials that saved/t/s has; restore the database, or start" in result.text
+    house.sweep("-r", "saved/t/s", "--storage", database)
     result = house.sweep("-r", "saved/t/s", code=2)
     assert "in a database; give --storage URL again" in result.text

@@ -50,7 +50,7 @@ def test_each_key_of_a_trial_is_drawn_by_itself(house: Sweeps, tmp_path: Path) -
     file.write_text("space: {a: {float: [0, 1]}, b: {float: [0, 1]}}\n")
     space = Space.read(file)
     for space.sampler in ("tpe", "random"):
-        found = study.sampler(space, 3, [], space.keys[0]), study.sampler(space, 3, [], space.keys[1])
+        found = study.sampler(space, 3, space.keys[0]), study.sampler(space, 3, space.keys[1])
         trial = optuna.create_study().ask()
         draws = []
         for sampler, key in zip(found, space.keys, strict=True):
@@ -68,11 +68,9 @@ def test_a_grid_ends_by_itself(house: Sweeps) -> None:
 
 def test_several_objectives_and_the_study(house: Sweeps) -> None:
     """What Optuna knows is what the table says."""
-    optuna = pytest.importorskip("optuna", reason="a search needs Optuna (extra sweep)")
     search(house, SPACE.replace("SAMPLER", "tpe") + "objective: [max val_accuracy, min val_loss]\ntrials: 4\n")
     house.new("-s", "s.yaml", "trainer.max_steps=6")
-    backend = optuna.storages.journal.JournalFileBackend(str(house.path / "journal.log"))
-    study = optuna.load_study(study_name="t/s", storage=optuna.storages.JournalStorage(backend))
+    study = house.study()
     known = [(t.state.name, t.values) for t in study.trials]
     trials = house.trials()
     assert known == [("COMPLETE", [t.values["val_accuracy"], t.values["val_loss"]]) for t in trials]
@@ -107,6 +105,7 @@ prune: {type: MedianPruner, args: {n_startup_trials: 2}}
             "s.yaml:4: space.arch.args.hiden=[8]: unknown argument 'hiden' (did",
         ),
         (SPACE + "objective: max val_acc\n", "s.yaml:6: objective: the run never produces 'val_acc'"),
+        (SPACE + "objective: off\n", "s.yaml:6: objective: got off, expected min NAME or max NAME"),
         (SPACE + "prune: MedianPrunr\n", "s.yaml:6: prune: got \"MedianPrunr\" (did you mean 'MedianPruner'?)"),
         (SPACE + "prune: {type: MedianPruner, args: {n: 1}}\n", "s.yaml:6: prune: MedianPruner: "),
         (SPACE.replace("log", "lgo"), "s.yaml:3: space.optimizer.args.lr.lgo: unknown key 'lgo'"),
@@ -147,10 +146,17 @@ def test_a_journal_that_is_gone_or_broken(house: Sweeps) -> None:
     journal.write_bytes(b"nonsense\n" + whole)
     result = house.sweep("-r", "saved/t/s", code=3)
     assert "journal.log cannot be used: " in result.text
-    journal.unlink()
-    result = house.sweep("-r", "saved/t/s", code=2)
-    assert "journal.log is gone, and with it what the search knows; put it back, or start a new sweep" in result.text
-    house.sweep("-r", "saved/t/s", "--table")
+    assert "remove it, as it can be rebuilt from the trials" in result.text
+    for count, cut in ((4, whole[: len(whole) // 3].rpartition(b"\n")[0] + b"\n"), (5, b"")):
+        journal.write_bytes(cut)  # its end is lost, or all of it; without the trials, the next would be number 0 again
+        rows = house.rows()
+        house.sweep("-r", "saved/t/s", "--trials", str(count))
+        assert len(house.rows()) == 1 + count
+        assert house.rows()[: len(rows)] == rows
+        known, trials = house.study().trials, house.trials()
+        assert [(t.state.name, t.value) for t in known] == [("COMPLETE", t.values["val_loss"]) for t in trials]
+        expected = [t.keys["optimizer.args.lr"] for t in trials]
+        assert [t.params["optimizer.args.lr"] for t in known] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The space of a search: what it may say, what is wrong with it and where, and its points."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,12 @@ def space(folder: Path, text: str) -> Space:
         ("[1e-3, 0.1], log", "[0, 0.1], log", 3, "got [0, 0.1] with log, which needs LOW above 0"),
         ("[1e-3, 0.1]", "[0.1, 1e-3]", 3, "expected two numbers, [LOW, HIGH], the lower one first"),
         ("when: {optimizer.type: SGD}", "when: {optimizer.typ: SGD}", 4,
-         "'optimizer.typ' is no choice above this key (did you mean 'optimizer.type'?)"),
+         "'optimizer.typ' is not a choice above this key (did you mean 'optimizer.type'?)"),
         ("when: {optimizer.type: SGD}", "when: {optimizer.type: Adam}", 4, '"Adam" is none of its values'),
         ("int: [1, 2]", "int: [1, 2.5]", 5, "expected two integers"),
-        ("int: [1, 2]", "int: [1, 2], step: 0", 5, "expected a positive number"),
+        ("int: [1, 2]", "int: [1, 2], step: 0", 5, "expected a positive integer"),
+        ("log: true", "log: 'no'", 3, 'got "no", expected true or false'),
+        ("[1e-3, 0.1], log: true", "[0, .inf]", 3, "expected two numbers, [LOW, HIGH], the lower one first"),
         ("trials: 6", "trials: 0", 6, "got 0, expected an integer from 1 on"),
         ("trials: 6", "smpler: tpe", 6, "unknown key 'smpler' (did you mean 'sampler'?)"),
         ("trials: 6", "sampler: cma", 6, 'got "cma", expected tpe, random or grid'),
@@ -61,10 +64,32 @@ space:
   arch.args.depth: {int: [1, 3], step: 2}
 sampler: grid
 """
-    found = space(tmp_path, text).grid()
+    found = list(space(tmp_path, text).grid())
     of_sgd = [p["optimizer.args.momentum"] for p in found if p["optimizer.type"] == "SGD"]
     assert of_sgd == [0, 0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
     assert found[8:] == [{"optimizer.type": "AdamW", "arch.args.depth": depth} for depth in (1, 3)]
+
+
+def test_a_grid_too_large_is_not_made(tmp_path: Path) -> None:
+    """Only a new search without a number of trials needs all of it."""
+    text = "space:\n  a: {int: [1, 100000000]}\n  b: {choice: [x, y]}\nsampler: grid\n"
+    searched = space(tmp_path, text)
+    assert list(itertools.islice(searched.grid(), 3)) == [{"a": 1, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "x"}]
+    with pytest.raises(ConfigError, match=r"s.yaml:1: space: a grid of more than 10,000 runs; give .*, or --trials N"):
+        searched.grid_size()
+
+
+def test_the_size_of_a_grid_is_that_of_its_points(tmp_path: Path) -> None:
+    """Not the product of all values, of which most are for other choices."""
+    kinds = ", ".join(f"k{i}" for i in range(20))
+    keys = "".join(f"  x{i}: {{int: [1, 100], when: {{kind: k{i}}}}}\n" for i in range(20))
+    searched = space(tmp_path, f"space:\n  kind: {{choice: [{kinds}]}}\n{keys}sampler: grid\n")
+    assert searched.grid_size() == len({str(point) for point in searched.grid()}) == 2000
+
+
+@pytest.mark.parametrize("log, expected", [("1", True), ("true", True), ("0", False), ("null", False)])
+def test_log_in_older_files(log: str, expected: bool, tmp_path: Path) -> None:
+    assert space(tmp_path, f"space: {{a: {{float: [0.1, 1], log: {log}}}}}\n").keys[0].log is expected
 
 
 def test_all_is_probed_before_anything_runs(tmp_path: Path) -> None:

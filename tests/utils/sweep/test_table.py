@@ -1,10 +1,13 @@
 """The table: rows, mean and standard deviation where seeds or folds repeat, and which is best."""
 
 import json
+import math
+from pathlib import Path
 
 import pytest
 
-from utils.sweep.folder import Trial
+from utils.sweep import report
+from utils.sweep.folder import Sweep, Trial
 from utils.sweep.table import Table
 
 TRIALS = [
@@ -49,6 +52,12 @@ def test_csv_and_json() -> None:
     assert found["groups"][0]["mean"]["val_loss"] == pytest.approx(0.6)
     assert found["trials"][3]["error"] == "the loss is nan"
     assert found["best"]["trials"] == [2, 3]
+
+
+def test_json_of_folds_without_numbers() -> None:
+    found = {"values": {"loss": math.nan, "accuracy": 0.5}, "folds": 2}
+    text = report.as_json(Sweep(Path("s"), {}), Table(TRIALS, ["min val_loss"]), found)
+    assert json.loads(text)["out_of_fold"] == {"values": {"loss": None, "accuracy": 0.5}, "folds": 2}
 
 
 def test_nothing_is_done() -> None:

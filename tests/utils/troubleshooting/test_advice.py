@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
+import train
 from tests.tiny import CONFIG
 from utils import exit_codes
 from utils.troubleshooting.advice import KNOWN, advice, find
@@ -78,6 +79,16 @@ class NoSuper(nn.Module):
         self.layer = nn.Linear(2, 2)
 
 
+class NoSuperNoLayer(nn.Module):
+    def __init__(self):
+        self.size = 2
+
+
+class Recursive(nn.Module):
+    def forward(self, x):
+        return self(x)
+
+
 class Misspelled(nn.Module):
     def forwrad(self, x):
         return x
@@ -111,6 +122,11 @@ def loaded(state):
     nn.Sequential(nn.Linear(2, 2)).load_state_dict(state)
 
 
+def other_optimizer():
+    one, two = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    torch.optim.SGD(one.parameters(), lr=1.0).load_state_dict(torch.optim.SGD(two.parameters(), lr=1.0).state_dict())
+
+
 def unpickled():
     file = io.BytesIO()
     torch.save({"model": nn.Linear(2, 2)}, file)
@@ -129,6 +145,10 @@ def raises(error: Exception):
     return function
 
 
+def called(function: Any, *wrong: Any):
+    return lambda: function(*wrong)
+
+
 def net(layer, *shape, dtype=torch.float32):
     return lambda: Net(layer)(torch.ones(shape, dtype=dtype))
 
@@ -145,7 +165,7 @@ FAILURES = {
     "channels last": (
         net(nn.Conv2d(3, 8, 3), 4, 9, 8, 3),
         "[4, 9, 8, 3] have their 3 channels last",
-        "permute(0, 3, 1, 2)",
+        "movedim(-1, 1)",
     ),
     "no channels": (net(nn.Conv2d(1, 8, 3), 8, 28, 28), "channels is missing", "x.unsqueeze(1)"),
     "a shortcut": (net(lambda x: x + X(1, 16, 4, 4), 1, 8, 4, 4), "one has 8 and the other 16", "1x1 convolution"),
@@ -153,14 +173,14 @@ FAILURES = {
     "three means": (lambda: X(1, 8, 8).sub_(X(3, 1, 1)), "three means for grayscale", "Normalize((0.5,), (0.5,))"),
     "dimensions": (
         net(nn.Conv2d(1, 8, 3), 4, 8),
-        "conv2d expects 4D input: [batch, channels, ...]; here it is [4, 8]",
+        "4D input is expected: [batch, channels, ...]",
         "unsqueeze",
     ),
     "batch norm": (net(nn.BatchNorm2d(3), 4, 8, 2, 2), "made for 3 channels, but its input has 8", "num_features=8"),
     "batch norm dimensions": (net(nn.BatchNorm2d(3), 4, 3), "expects 4D input, but got 2D", "BatchNorm1d for [B, C]"),
     "layer norm": (
         net(nn.LayerNorm(64), 4, 128),
-        "last dimension of 64, but its input is [4, 128]",
+        "last dimensions of 64, but its input is [4, 128]",
         "normalized_shape",
     ),
     "lstm": (
@@ -170,10 +190,10 @@ FAILURES = {
     ),
     "kernel": (
         net(nn.Conv2d(1, 1, 5), 1, 1, 3, 3),
-        "only 3 x 3 pixels are left, fewer than the kernel of 5 x 5",
+        "too few pixels are left for the kernel: 3 x 3",
         "padding",
     ),
-    "pooling": (net(nn.MaxPool2d(2), 1, 1, 1, 1), "channels x height x width = 1x1x1", "fewer poolings"),
+    "pooling": (net(nn.MaxPool2d(2), 1, 1, 1, 1), "for the kernel: 1x1x1", "fewer poolings"),
     "cat": (net(lambda x: torch.cat([x, x[..., :7]], 1), 1, 2, 8), "one is 8 and 7", "skip.shape[-2:]"),
     "view": (net(lambda x: x.transpose(1, 2).view(4, 30), 4, 5, 6), "view never copies", ".reshape(...)"),
     "view of another size": (
@@ -181,7 +201,58 @@ FAILURES = {
         "[-1, 960] needs another number of values than the 160",
         "flatten(1)",
     ),
+    "transposed": (net(nn.ConvTranspose2d(16, 8, 2), 4, 8, 4, 4), "made for 16 channels, but its input has 8", "=8"),
+    "sequences without channels": (net(nn.Conv1d(1, 8, 3), 4, 100), "channels is missing", "[B, T] to [B, 1, T]"),
+    "pooling of a vector": (net(nn.MaxPool2d(2), 4), "4D input is expected", "x.unsqueeze(1)"),
+    "upsample": (net(nn.Upsample(scale_factor=2, mode="bilinear"), 2, 3, 8), "4D input is expected", "x.unsqueeze(1)"),
+    "group norm": (net(nn.GroupNorm(2, 6), 2, 8, 4, 4), "made for 6 channels", "layer before it"),
+    "prelu": (net(nn.PReLU(4), 2, 3), "made for 4 channels, but its input has another number: 3", "layer before it"),
+    "images to an lstm": (net(nn.LSTM(8, 20), 4, 3, 8, 8), "but its input is 4D", "x.flatten(2)"),
+    "state of another batch": (
+        lambda: nn.GRU(10, 20, batch_first=True)(X(4, 3, 10), X(1, 8, 20)),
+        "here [1, 4, 20], but it is [1, 8, 20]",
+        "x.shape[0]",
+    ),
+    "attention": (
+        net(nn.TransformerEncoderLayer(16, 4), 2, 3, 8),
+        "made for embed_dim=16, but its input has 8",
+        "nn.Linear(8, 16)",
+    ),
+    "matrix and vector": (lambda: X(3, 4) @ X(3), "product of 3x4 and 3", ".T"),
+    "batches of matrices": (
+        lambda: X(2, 3, 4) @ X(2, 3, 4),
+        "must begin with [2, 4], but it begins with [2, 3]",
+        ".transpose(-2, -1)",
+    ),
+    "cat of images and features": (lambda: torch.cat([X(2, 3, 4), X(2, 5)], 1), "3 and 2 dimensions", "x.flatten(1)"),
+    "fixed batch size": (
+        lambda: X(8, 4).__setitem__(slice(8), X(5, 4)),
+        "[5, 4] does not fit into [8, 4]",
+        "x.shape[0]",
+    ),
+    "too many indices": (lambda: X(3)[:, 0], "fewer dimensions", "x.unsqueeze(0)"),
+    "loop over a number": (lambda: list(torch.tensor(3)), "fewer dimensions", ".item()"),
     # of a loss
+    "no classes": (loss(F.cross_entropy, X(64), LABELS), "outputs have no dimension of classes", "BCEWithLogitsLoss"),
+    "classes last": (
+        loss(F.cross_entropy, X(8, 5, 3), LABELS[:40].view(8, 5)),
+        "expected as [8, 3], but they are [8, 5]",
+        "outputs.transpose(1, 2)",
+    ),
+    "void label": (
+        loss(F.cross_entropy, X(1, 3, 8, 8), LABELS.view(1, 8, 8) + 255),
+        "a label is 255; class numbers",
+        "ignore_index=255",
+    ),
+    "ctc": (
+        lambda: F.ctc_loss(X(10, 2, 5), X(2, 4), torch.tensor([10, 11]), torch.tensor([4, 4])),
+        "input_lengths do not fit",
+        "strides",
+    ),
+    "bce of labels": (loss(F.binary_cross_entropy, X(4) / 2, X(4) * 2), "labels such as 2", "targets between 0 and 1"),
+    "a dict of outputs": (loss(F.cross_entropy, {"logits": X(2)}, LABELS), "string or dict came", "the tensor in it"),
+    "a dict to mse": (loss(F.mse_loss, {"logits": X(2)}, X(2)), "string or dict came", "the tensor in it"),
+    "an object of outputs": (loss(F.cross_entropy, slice(0), LABELS), "a slice came", "outputs.logits"),
     "batch size": (loss(F.cross_entropy, X(32, 10), LABELS), "returned 32 rows for 64 targets", "x.flatten(1)"),
     "labels [B, 1]": (loss(F.cross_entropy, X(64, 10), LABELS[:, None]), "class numbers [B]", "targets.squeeze(1)"),
     "a label per image": (
@@ -230,8 +301,8 @@ FAILURES = {
     "float64 to batch norm": (net(nn.BatchNorm1d(3), 4, 3, dtype=torch.float64), "float64", "tensor.float()"),
     "float64 to an lstm": (
         net(nn.LSTM(4, 2), 3, 2, 4, dtype=torch.float64),
-        "inputs are float64, but the weights are float32",
-        "to(torch.float32)",
+        "inputs are float64",
+        "tensor.float()",
     ),
     "uint8": (net(nn.Conv2d(3, 2, 3), 1, 3, 5, 5, dtype=torch.uint8), "uint8 (0..255)", "/ 255"),
     "uint8, no bias": (net(nn.Conv2d(3, 2, 3, bias=False), 1, 3, 5, 5, dtype=torch.uint8), "uint8", "/ 255"),
@@ -268,7 +339,31 @@ FAILURES = {
         "trainer.clip_grad_norm=1",
     ),
     "nan in backward": (nan_found, "there is NaN", "log(0)"),
+    "negative std": (
+        lambda: torch.distributions.Normal(X(2), -X(2), validate_args=True),
+        "scale of Normal",
+        "softplus",
+    ),
+    "half weights": (net(nn.Linear(4, 2).half(), 3, 4), "16-bit values meet 32-bit", "trainer.precision=bf16"),
+    "integers by floats": (lambda: LABELS[None] @ X(64, 2), "these inputs are integers", "tensor.float()"),
+    "softmax of integers": (lambda: LABELS.softmax(0), "softmax", ".float()"),
+    "flipped array": (lambda: torch.from_numpy(np.ones((3, 3))[::-1]), "flipped without a copy", "ascontiguousarray"),
+    "a missing value": (lambda: torch.tensor([1, None]), "strings or None", "float('nan')"),
+    "an object in a batch": (lambda: torch.utils.data.default_collate([Path()]), "made of pathlib", "collate_fn"),
+    "an array of strings": (lambda: torch.utils.data.default_collate([np.array(["a"])]), "not numeric", "df.dtypes"),
+    "lists in a batch": (lambda: torch.utils.data.default_collate([[1, 2], [1]]), "different lengths", "pad_sequence"),
+    "index": (lambda: X(3)[torch.tensor([5])], "index 5 was asked of dimension 0, which has size 3", "start at 1"),
+    "mask": (lambda: X(3)[X(4).bool()], "a mask [4] selects from a tensor [3]", "targets != -1"),
+    "index of floats": (lambda: X(3)[X(2)], "an index must be an integer", "indices.long()"),
+    "bfloat16 to numpy": (lambda: X(3).bfloat16().numpy(), "no bfloat16", ".float().numpy()"),
     # of a training step
+    "a part in place": (lambda: X(4, requires_grad=True).exp().chunk(2)[0].add_(1), "Split returned", ".clone()"),
+    "a copy of a module with a result": (
+        lambda: copy.deepcopy(X(3, requires_grad=True) * 2),
+        "keeps the result of a layer",
+        "x.detach()",
+    ),
+    "a tensor as a weight": (lambda: setattr(nn.Linear(2, 2), "weight", X(2, 2)), "only a Parameter", "copy_(tensor)"),
     "backward twice": (backward_twice, "whose graph was freed", "state.detach()"),
     "leaf in place": (leaf_in_place, "a parameter was changed in place", "torch.no_grad()"),
     "needed in place": (needed_in_place, "needs a tensor [3], the output of Exp", "x = x + 1"),
@@ -278,8 +373,9 @@ FAILURES = {
     "item before backward": (item_first, "a plain number", "keep the tensor"),
     "numpy of a gradient": (lambda: X(3, requires_grad=True).numpy(), "NumPy cannot hold", "detach().cpu().numpy()"),
     # of a model
-    "no super().__init__()": (NoSuper, "before nn.Module is set up", "super().__init__()"),
+    "no super().__init__()": (NoSuper, "does not set up nn.Module", "super().__init__()"),
     "no return": (lambda: Net(nn.Linear(2, 2))(NoReturn()(X(2))), "a forward without `return`", "returns its result"),
+    "no return, shape": (lambda: Flat()(None), "a NoneType came where a tensor", "return the result of forward"),
     "no return, loss": (loss(F.cross_entropy, None, LABELS), "a forward without `return`", "returns its result"),
     "no return, conv": (lambda: nn.Conv2d(1, 1, 1)(None), "None came", "returns its result"),
     "lstm's tuple": (lambda: nn.Linear(20, 2)(nn.LSTM(10, 20)(X(4, 3, 10))), "a tuple came", "output, state = "),
@@ -289,8 +385,26 @@ FAILURES = {
     "one sample": (net(nn.BatchNorm1d(3), 1, 3), "the input is [1, 3]", "GroupNorm"),
     "plain list": (lambda: torch.optim.SGD([], lr=1.0), "no parameters that are registered", "nn.ModuleList"),
     "if": (lambda: bool(X(3)), "this tensor has several", ".all()"),
-    "item": (lambda: X(3).item(), "this tensor has 3", ".mean().item()"),
+    "item": (lambda: X(3).item(), "this tensor has several", ".mean().item()"),
+    "format": (lambda: f"{X(3):.3f}", "f'{x:.3f}' need one value", ".mean().item()"),
+    "no super().__init__(), no layer": (lambda: NoSuperNoLayer()(X(2)), "does not set up nn.Module", "super()"),
+    "a list in Sequential": (called(nn.Sequential, [nn.ReLU()]), "but list is none", "nn.Sequential(*layers)"),
+    "a layer without brackets": (called(nn.Sequential, nn.ReLU), "activation.ReLU is none", "nn.ReLU(), with"),
+    "a quotient as a size": (called(nn.Conv2d, 3, 16 / 2, 3), "/ makes one", "channels // 2"),
+    "a view of a quotient": (called(X(2, 4).view, 2, 4 / 2, 2), "/ makes one", "channels // 2"),
+    "arguments of forward": (net(nn.MultiheadAttention(4, 2), 2, 4), "MultiheadAttention is called", "(x, x, x)"),
+    "recursion": (lambda: Recursive()(X(2)), "calls itself", "self.layer(x)"),
+    "None": (lambda: NoReturn()(X(2)) + X(2), "None came", "returns its result"),
+    "lstm's tuple in a sum": (lambda: nn.LSTM(10, 20)(X(4, 3, 10)) + X(1), "a tuple came", "output, state = "),
     # of checkpoints
+    "a file's name as state": (lambda: loaded("model.pth"), "neither a file's name", "torch.load(FILE"),
+    "an optimizer of another model": (other_optimizer, "saved with other parameters", "init_from=FILE"),
+    "half a file": (
+        lambda: torch.load(io.BytesIO(b"PK\x03\x04...."), weights_only=True),
+        "no complete checkpoint",
+        "git lfs pull",
+    ),
+    "a web page": (lambda: torch.load(io.BytesIO(b"<html>"), weights_only=True), "is a web page", "git lfs pull"),
     "module.": (
         lambda: loaded({"module.0.weight": X(2, 2), "module.0.bias": X(2)}),
         "begins with `module.`",
@@ -322,12 +436,19 @@ TEXTS = {
         torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.5 GiB"
         ),
-        "no 2.00 GiB free",
+        "trainer.accumulate=2",
     ),
     "device-side assert": (
         RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might"),
         "-d cpu",
     ),
+    "illegal memory": (RuntimeError("CUDA error: an illegal memory access was encountered"), "-d cpu"),
+    "a GPU in workers": (RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use"), "no .cuda()"),
+    "a pinned GPU tensor": (RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU"), "no .cuda()"),
+    "no guard": (RuntimeError("\n        An attempt has been made to start a new process before the"), "__main__"),
+    "files of workers": (RuntimeError("Too many open files. Communication with the workers is no"), "ulimit -n"),
+    "out of memory on a Mac": (RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB"), "accumulate=2"),
+    "memory of NumPy": (MemoryError("Unable to allocate 8.00 PiB for an array with shape (1,)"), "8.00 PiB more"),
     "two devices": (
         RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"),
         "different devices",
@@ -400,6 +521,9 @@ UNRELATED = [
     KeyError("mat1"),
     RuntimeError("Target 3 is out of bounds."),  # torch raises an IndexError
     IndexError("list index out of range"),
+    AttributeError("'NoneType' object has no attribute 'group'"),
+    AttributeError("'dict' object has no attribute 'append'"),
+    AttributeError("'dict' object has no attribute 'device'"),  # in plain Python, without a layer or a tensor
     AttributeError("'NoneType' object has no attribute 'shape'"),
     AttributeError("module 'torch' has no attribute 'layer'"),
     TypeError("forward() takes 2 positional arguments but 3 were given"),
@@ -416,6 +540,25 @@ UNRELATED = [
 def test_nothing_is_said_of_other_errors(error):
     assert advice(failure(raises(error))) is None
     assert exit_codes.advice(failure(raises(error))) == ""
+
+
+class Ragged(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return X(index + 1)
+
+
+def test_an_error_of_a_worker():
+    """Its own traceback counts, not the one of the process that waits for it."""
+    lines = advice(failure(lambda: list(torch.utils.data.DataLoader(Ragged(), 2, num_workers=1))))
+    assert "cannot be stacked into one batch: [1] and [2]" in (lines or "")
+
+
+def test_variables_of_a_file_are_not_shown(tmp_path):
+    code = compile("import torch\nx = torch.ones(3)\ny = torch.ones(2, 3) @ torch.ones(2, 3)", "script.py", "exec")
+    assert "float32" not in (advice(failure(lambda: exec(code, {}))) or "float32")
 
 
 def test_the_layer_decides():
@@ -461,8 +604,34 @@ def test_torch_is_not_imported():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_a_notebook_shows_it_too():
+    """What a cell shows of an error that train.run raises is its traceback, with notes."""
+    with pytest.raises(RuntimeError) as e, exit_codes.explained():
+        Net(nn.Linear(256, 10))(X(64, 128))
+    shown = "".join(traceback.format_exception(e.value))
+    assert shown.splitlines()[-3].startswith("what it means: this layer expects inputs whose last dimension")
+    assert shown == exit_codes.traceback_of(e.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have no notes")
+def test_train_run_explains(tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config["arch"]["args"]["in_features"] = 10
+    config["trainer"]["save_dir"] = str(tmp_path)
+    with pytest.raises(RuntimeError) as e:
+        train.run(config)
+    assert "".join(traceback.format_exception(e.value)).count("what it means: ") == 1
+
+
+def test_an_error_that_is_not_known_stays_as_it_is():
+    with pytest.raises(KeyError) as e, exit_codes.explained():
+        raise KeyError("a")
+    assert not hasattr(e.value, "__notes__")
+
+
 def test_the_end_of_a_run(run, tmp_path):
-    """train.py prints the whole traceback, then the advice; the exit code stays 1."""
+    """train.py prints the whole traceback, then the advice, once; the exit code stays 1."""
     config = copy.deepcopy(CONFIG)
     config["arch"]["args"]["in_features"] = 10
     (tmp_path / "c.json").write_text(json.dumps(config))
@@ -470,6 +639,7 @@ def test_the_end_of_a_run(run, tmp_path):
     assert done.returncode == 1
     lines = done.stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
+    assert done.stderr.count("what it means: ") == 1
     assert lines[-5].startswith("RuntimeError: ")
     assert lines[-4] == ""
     assert lines[-3] == "what it means: this layer expects inputs whose last dimension is in_features=10; here it is 64"

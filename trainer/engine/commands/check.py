@@ -42,7 +42,7 @@ def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
         resumed = build(config, Run(Path(folder, "whole"), first), devices)
         whole.run.close()
         if group.is_main():
-            first.with_name(files.name_of(2)).unlink()  # or else the resume would warn that it is newer
+            first.with_name(files.name_of(2)).unlink()  # otherwise the resume would warn that it is newer
         resume.start(resumed)
         resumed.train()
         resumed.run.close()
@@ -53,7 +53,7 @@ def check(config: Any, build: Callable[..., Any], devices: str | None) -> None:
 
 @contextlib.contextmanager
 def _before_training() -> Iterator[None]:
-    """What is wrong with the data is found before the run that is meant, in whichever step of the check it shows."""
+    """Turn errors in the data into UsageErrors, whichever step of the check finds them."""
     try:
         yield
     except SampleError as e:

@@ -51,7 +51,7 @@ class Watch:
 
 
 def explain(trainer: "BaseTrainer", found: NonFinite) -> str:
-    """What a person needs to know of a step that went non-finite."""
+    """What to report about a step that became non-finite."""
     rates, culprit = trainer.learning_rates(), None
     if trainer.saving is not None:
         trainer.saving.wait()  # it counts as the newest
@@ -122,7 +122,7 @@ def run_to(trainer: "BaseTrainer", step: int) -> Replayed:
     try:
         with watch.on(unwrap(trainer.model)), trainer.compiler.off(), trainer.reporter.muted():
             while trainer.step < step:
-                watch.first = None  # a gradient that overflows in fp16 is no fault: the scaler skips that step
+                watch.first = None  # an fp16 gradient that overflows is expected: the scaler skips that step
                 trainer.window.clear()
                 trainer.run_step(stream)
                 values = trainer.collect()

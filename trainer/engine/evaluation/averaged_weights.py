@@ -30,6 +30,14 @@ class AveragedWeights:
         self.average: dict[str, Tensor] = {}
         self._left_out: set[str] | None = None  # buffers that are not averaged
 
+    def before_training(self, trainer: "BaseTrainer") -> None:
+        others = [type(o).__name__ for o in trainer.callbacks if isinstance(o, AveragedWeights) and o is not self]
+        if others:
+            raise UsageError(
+                f"callbacks: {type(self).__name__} and {others[0]} both give the weights to evaluate and to save; "
+                f"leave out one of them"
+            )
+
     @contextmanager
     def during_eval(self, trainer: "BaseTrainer") -> Iterator[None]:
         with self.swapped(trainer):
@@ -112,7 +120,7 @@ def check_batch_norm(trainer: "BaseTrainer", name: str) -> None:
 def running_norms(trainer: "BaseTrainer") -> dict[str, _NormBase]:
     """Batch norm with running statistics; not frozen ones, which are in eval mode while the model trains."""
     modules = unwrap(trainer.model).named_modules()
-    return {name: m for name, m in modules if isinstance(m, _NormBase) and m.track_running_stats and m.training}
+    return {name: m for name, m in modules if buffers.is_batch_norm(m) and m.training}
 
 
 def _next_inputs(trainer: "BaseTrainer", steps: int, at: tuple[int, ...]) -> Iterator[Any]:
@@ -132,7 +140,7 @@ def _next_inputs(trainer: "BaseTrainer", steps: int, at: tuple[int, ...]) -> Ite
 
 @contextmanager
 def _cumulative(norms: Mapping[str, _NormBase]) -> Iterator[None]:
-    """Within this, running statistics begin anew, and are the mean over all batches, as in swa_utils.update_bn."""
+    """Within this, running statistics start over, as the mean over all batches, as in swa_utils.update_bn."""
     momenta = {module: module.momentum for module in norms.values()}
     for module in momenta:
         module.reset_running_stats()

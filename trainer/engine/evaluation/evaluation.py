@@ -64,8 +64,7 @@ class Evaluation:
 
     @contextlib.contextmanager
     def _prepared(self) -> Iterator[None]:
-        trainer, sampler = self.trainer, self.loader.sampler
-        trainer.metrics.check_ranks(-(-sampler.n // sampler.num_steps), self.label)
+        trainer = self.trainer
         trainer.reporter.progress.start(self.label, self.loader.steps_per_epoch)
         trainer.evaluating = self.label
         try:
@@ -98,7 +97,7 @@ class Evaluation:
             self._compute_along(*of_main)
 
     def _compute_along(self, data: Any, size: int) -> None:
-        """Compute what rank 0 does, which needs this rank's shards of the weights; nothing of it counts."""
+        """Run rank 0's computation, which needs this rank's shards of the weights; the result is discarded."""
         trainer = self.trainer
         data = trainer.unpack(to_device(data, trainer.device))
         with trainer.recording(Sums()), trainer.metrics.paused():

@@ -7,6 +7,8 @@ from torch import nn
 
 from trainer.checkpoint.load import weights_of
 from trainer.engine import setup
+from utils.errors import UsageError
+from utils.tensors import load_weights
 
 if TYPE_CHECKING:
     from trainer.engine.base_trainer import BaseTrainer
@@ -16,7 +18,7 @@ def set_options(config: Any) -> None:
     """Leave out what is for training only."""
     config.run.init_from = None
     options = config.run.trainer
-    options.compile = False  # one pass does not repay it
+    options.compile = False  # not worth it for one pass
     options.limit_batches = None  # all of the data, whatever the training was limited to
     options.accumulate, options.exact_ranks = 1, False  # they are for training, on its number of processes
 
@@ -49,5 +51,9 @@ def predictor(config: Any, device: torch.device, data_loader: Any, saved: Any) -
         model = saved
     else:
         model = setup.model(config, device, data_loader)
-        model.load_state_dict(weights_of(*saved))
+        try:
+            load_weights(model, weights_of(*saved))
+        except RuntimeError as e:
+            why = str(e).splitlines()[-1].strip()
+            raise UsageError(f"{saved[0]}: its weights do not fit the arch that the config has now: {why}") from e
     return evaluator(config, device, data_loader, model, None, [], [])

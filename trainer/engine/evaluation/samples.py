@@ -119,7 +119,7 @@ def report(samples: Samples, loss: str, facts: Mapping[str, Any]) -> list[str]:
 
 def _by_class(confusion: Tensor, names: list[str]) -> list[str]:
     right, there, taken = confusion.diag().double(), confusion.sum(dim=1), confusion.sum(dim=0)
-    precision, recall = right / taken, right / there  # 0/0 is NaN: never taken, never there
+    precision, recall = right / taken, right / there  # 0/0 is NaN: never predicted, never a target
     f1 = 2 * right / (there + taken)
     width = max(5, *map(len, names))
     lines = [f"  {'class':<{width}}  precision  recall  F1      samples"]

@@ -60,19 +60,24 @@ def split(part: Any, options: Sequence[Mapping[str, Any]], named: Named, model: 
 def finish(optimizer: Any, part: Any, options: Sequence[Mapping[str, Any]], key: str) -> None:
     """Scale the learning rates of layers; check that the optimizer has all options per group, and say what there is."""
     for i, given in enumerate(options):
-        for name in given:
+        for name, value in given.items():
+            if name in ("lr", "weight_decay") and value < 0:  # which torch checks of all together only
+                raise UsageError(f"{key}.groups.{i}.{name}: got {value:g}, expected 0 or more")
             if name not in optimizer.defaults:
                 raise UsageError(
                     f"{key}.groups.{i}.{name}: {part.type} has no {name} per group; it has "
                     f"{', '.join(optimizer.defaults)}"
                 )
+    if part.layer_decay and "lr" not in optimizer.defaults:
+        raise UsageError(f"{key}.layer_decay: {part.type} has no lr; remove layer_decay")
     if part.no_decay and "weight_decay" not in optimizer.defaults:
         raise UsageError(f"{key}.no_decay: {part.type} has no weight_decay; remove no_decay")
     for group in optimizer.param_groups:
-        group["lr"] = group["lr"] * group.pop(FACTOR, 1.0)
-        decay = f", weight_decay {group['weight_decay']:.3g}" if "weight_decay" in group else ""
+        if FACTOR in group:
+            group["lr"] = group["lr"] * group.pop(FACTOR)
+        shown = [f", {name} {float(group[name]):.3g}" for name in ("lr", "weight_decay") if name in group]
         size = sum(p.numel() for p in group["params"])
-        log.info(f"{part.type} {group['name'] or 'rest'}: {size:,} parameters, lr {float(group['lr']):.3g}{decay}")
+        log.info(f"{part.type} {group['name'] or 'rest'}: {size:,} parameters{''.join(shown)}")
 
 
 def _without_decay(named: Named, model: nn.Module) -> set[str]:

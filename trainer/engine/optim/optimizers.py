@@ -20,27 +20,19 @@ def build_optimizer(config: Any, model: nn.Module, criterion: Any = None) -> Opt
     It gets frozen parameters too, and leaves them alone while they have no gradient: a callback may unfreeze them. The
     parameters of the criterion are trained with those of the model. Raises UsageError where it cannot train them.
     """
-    built = _built(config, model, criterion)
-    for optimizer in built.values() if isinstance(built, dict) else [built]:
-        two = hasattr(optimizer, "train") and hasattr(optimizer, "eval")  # as those of schedulefree
-        if two and all(part.type != "ScheduleFree" for part in config.run.callbacks):
-            raise UsageError(
-                f"optimizer: {type(optimizer).__name__} has other weights for evaluation than for training; add "
-                f"callbacks: [ScheduleFree], which evaluates and saves them"
-            )
-    return built
-
-
-def _built(config: Any, model: nn.Module, criterion: Any) -> Optimizer | dict[str, Optimizer]:
-    spec = config.run.optimizer
-    device = next((p.device for p in model.parameters()), None)
-    of_loss = list(criterion.to(device).parameters()) if isinstance(criterion, nn.Module) else []
-    if not any(p.requires_grad for p in [*model.parameters(), *of_loss]):
-        raise UsageError(f"arch: {config.run.arch.type} has no trainable parameter: all are frozen, or there are none")
+    spec, of_loss = config.run.optimizer, list[tuple[str, nn.Parameter]]()
+    if isinstance(criterion, nn.Module):
+        device = next((p.device for p in model.parameters()), None)
+        of_loss = [*criterion.to(device).named_parameters("loss")]
+    named = [*model.named_parameters(), *of_loss]
+    if not any(p.requires_grad for _, p in named):
+        raise UsageError(
+            f"arch: {config.run.arch.type} has no trainable parameter: all are frozen, or there are none. Layers "
+            f"belong in __init__ as attributes or in nn.ModuleList, not in a plain list"
+        )
     if not isinstance(spec, Mapping):
-        named = [*model.named_parameters(), *_of_criterion(criterion)]
         return _build(config, spec, model, named, "optimizer")
-    if any(p.requires_grad for p in of_loss):
+    if any(p.requires_grad for _, p in of_loss):
         raise UsageError(
             f"loss: {config.run.loss.type} has parameters of its own, which none of the optimizers "
             f"{', '.join(spec)} trains; give one optimizer, or make the loss a submodule of the model"
@@ -50,10 +42,6 @@ def _built(config: Any, model: nn.Module, criterion: Any) -> Optimizer | dict[st
         module = model.get_submodule(name)
         built[name] = _build(config, part, module, [*module.named_parameters(name)], f"optimizer.{name}")
     return built
-
-
-def _of_criterion(criterion: Any) -> list[tuple[str, nn.Parameter]]:
-    return [*criterion.named_parameters("loss")] if isinstance(criterion, nn.Module) else []
 
 
 def _build(config: Any, part: Any, module: nn.Module, parameters: Named, key: str) -> Optimizer:
@@ -70,13 +58,20 @@ def _build(config: Any, part: Any, module: nn.Module, parameters: Named, key: st
     with_names = "named_parameters" in inspect.signature(named).parameters  # pairs (name, parameter)
     if not groups.has_groups(part):
         what = parameters if with_names else [p for _, p in parameters]
-        return config.build_part("optimizer", part, what, substitute=fast, **given)
-    options = config.options_of_groups(part)
-    split = groups.split(part, options, parameters, module, key)
-    for group in split if not with_names else ():
-        group["params"] = [p for _, p in group["params"]]
-    optimizer = config.build_part("optimizer", part, split, substitute=fast, **given)
-    groups.finish(optimizer, part, options, key)
+        optimizer = config.build_part("optimizer", part, what, substitute=fast, **given)
+    else:
+        options = config.options_of_groups(part)
+        split = groups.split(part, options, parameters, module, key)
+        for group in split if not with_names else ():
+            group["params"] = [p for _, p in group["params"]]
+        optimizer = config.build_part("optimizer", part, split, substitute=fast, **given)
+        groups.finish(optimizer, part, options, key)
+    has_two = hasattr(optimizer, "train") and hasattr(optimizer, "eval")  # as those of schedulefree
+    if has_two and all(other.type != "ScheduleFree" for other in config.run.callbacks):
+        raise UsageError(
+            f"optimizer: {type(optimizer).__name__} has other weights for evaluation than for training; add "
+            f"callbacks: [ScheduleFree], which evaluates and saves them"
+        )
     return optimizer
 
 

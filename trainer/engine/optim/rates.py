@@ -11,5 +11,6 @@ def learning_rates(optimizer: Any) -> dict[str, float]:
     for optimizer_name, one in by_name(optimizer).items():
         for options in one.param_groups:
             name = "_".join(filter(None, ("lr", optimizer_name, options.get("name"))))
-            rates.setdefault(name, float(options["lr"]))
+            if "lr" in options:  # your own optimizer may have none
+                rates.setdefault(name, float(options["lr"]))
     return rates

@@ -1,4 +1,4 @@
-"""What a run says at its end: result, speed, memory, where the time went, and what to run next."""
+"""The lines at the end of a run: result, speed, memory, where the time went, and what to run next."""
 
 import sys
 from collections.abc import Iterator
@@ -39,12 +39,13 @@ def lines(trainer: "BaseTrainer", why: str | None) -> Iterator[str]:
     if trainer.run is None:
         return
     folder = trainer.run.folder
+    run, runs = (f'"{path}"' if " " in str(path) else path for path in (folder, folder.parent))
     yield f"saved in {folder}"
-    yield f"next: python test.py -r {folder}"
+    yield f"next: python test.py -r {run}"
     if any(folder.rglob("events.out.tfevents.*")):
-        yield f"      tensorboard --logdir {folder.parent}  (open http://localhost:6006; Ctrl-C stops it)"
+        yield f"      tensorboard --logdir {runs}  (open http://localhost:6006; Ctrl-C stops it)"
     else:
-        yield f"      python -m logger.report {folder.parent} --out report.html"
+        yield f"      python -m logger.report {runs} --out report.html"
 
 
 def peak_memory(device: torch.device) -> int | None:

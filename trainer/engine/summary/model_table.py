@@ -1,4 +1,4 @@
-"""What a run begins with: the model's layers with their output shapes, parameters and FLOPs; the data, the device."""
+"""The table at the start of a run: layers with output shapes, parameters and FLOPs; the data, the device."""
 
 import contextlib
 import copy
@@ -79,7 +79,7 @@ def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def _traced(trainer: "BaseTrainer", model: nn.Module, data: Any) -> Traced | None:
     """Call the model with one sample; None where that does not work, such as for a trainer that calls its parts.
 
-    It leaves no trace: attributes, buffers and random numbers are afterwards what they were.
+    Attributes, buffers and random states are restored afterwards.
     """
     if trainer.calls_parts or trainer.parallel.needs_all_ranks(1):
         return None
@@ -93,7 +93,7 @@ def _traced(trainer: "BaseTrainer", model: nn.Module, data: Any) -> Traced | Non
             stack.enter_context(trainer.autocast())
             stack.enter_context(_hooks(model, traced))
             model(inputs)
-    except Exception:  # whatever a model does: the table is no reason to stop
+    except Exception:  # whatever the model does: a failed table must not stop the run
         return None
     return traced
 

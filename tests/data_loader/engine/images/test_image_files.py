@@ -99,6 +99,13 @@ def test_what_the_installed_pillow_reads_counts(tmp_path: Path, monkeypatch: pyt
     assert {".webp", ".jp2"} <= image_files._read_by_pillow()
 
 
+def test_what_it_does_not_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "train/a/1.jpg", "train/a/2.heic", "Dev/a/3.jpg")
+    with caplog.at_level("INFO"):
+        assert names(tmp_path, find(tmp_path).valid or []) == [("Dev/a/3.jpg", 0)]
+    assert caplog.messages[1:] == ["left out: 1 .heic, which the installed Pillow cannot read"]
+
+
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     make(tmp_path, "elsewhere/1.jpg", "data/a/2.jpg", "data/a/in/3.jpg")
     data = tmp_path / "data"

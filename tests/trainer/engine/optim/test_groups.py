@@ -147,6 +147,7 @@ WRONG = {
     "groups: [{match: layers, lr: 1}, {match: layers.4, lr: 2}]": "earlier groups have all that layers.4 matches",
     "groups: [{match: layers.4, defaults: 1}]": "unknown argument 'defaults'",
     "groups: [{match: layers.4, lrr: 1}]": "optimizer.groups.0.lrr: unknown argument 'lrr' (did you mean 'lr'?)",
+    "groups: [{match: layers.4, lr: -1}]": "optimizer.groups.0.lr: got -1, expected 0 or more",
     "groups: [{match: layers.4, lr: fast}]": 'optimizer.groups.0.lr: got "fast", expected a number',
 }
 
