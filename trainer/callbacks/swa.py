@@ -26,8 +26,8 @@ class SWA(AveragedWeights):
         super().__init__()
         if not 0 <= start < (1 if isinstance(start, float) else math.inf):
             raise UsageError(f"callbacks: SWA: start is {start}; give a step, or a fraction from 0 to below 1")
-        for name, steps in {"every": every, "bn_steps": bn_steps}.items():
-            if steps is not None and steps < 0:
+        for name, steps, least in (("every", every, 1), ("bn_steps", bn_steps, 0)):
+            if steps is not None and steps < least:
                 raise UsageError(f"callbacks: SWA: {name} is {steps}; give 1 or more, or null: an epoch")
         self.start, self.every, self.bn_steps = start, every, bn_steps
         self.averaged = 0  # weights in the mean

@@ -133,5 +133,5 @@ def test_a_decay_that_is_none(decay):
 
 
 def test_two_averages(tiny):
-    with pytest.raises(UsageError, match="EMA and SWA both give the weights to evaluate"):
+    with pytest.raises(UsageError, match="SWA and EMA both give the weights to evaluate"):
         tiny.train("callbacks=[SWA, EMA]")

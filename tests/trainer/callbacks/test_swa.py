@@ -102,7 +102,7 @@ def test_frozen_batch_norm_stays(tiny: Tiny) -> None:
 
 
 def test_what_it_does_not_accept(tiny: Tiny) -> None:
-    for wrong in ({"start": 1.5}, {"start": -5}, {"every": 0}, {"bn_steps": 0}):
+    for wrong in ({"start": 1.5}, {"start": -5}, {"every": 0}, {"bn_steps": -1}):
         with pytest.raises(UsageError, match=f"SWA: {next(iter(wrong))} is"):
             SWA(**wrong)
     gan = ["arch=GAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GANTrainer", "callbacks=[SWA]"]
@@ -112,7 +112,8 @@ def test_what_it_does_not_accept(tiny: Tiny) -> None:
 
 
 def test_no_step_to_average(tiny: Tiny) -> None:
-    done = tiny.train("callbacks=[{type: SWA, args: {start: 7, every: 7}}]", "trainer.epochs=1")
+    whole = ["trainer.epochs=null", "trainer.max_steps=6", "trainer.limit_batches=null"]
+    done = tiny.train("callbacks=[{type: SWA, args: {start: 7, every: 7}}]", *whole)
     assert "SWA: it averages nothing: the run has 6 steps" in tiny.log()
     assert done.callbacks[0].averaged == 0
 

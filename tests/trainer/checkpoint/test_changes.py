@@ -68,7 +68,6 @@ WARNINGS = {
         "trainer.monitor: off -> min val_loss; the best value so far was another's: it starts afresh"
     ),
     "trainer.precision=fp16": "checkpoint-step8.pth holds no state of `scaler`: it starts afresh",
-    "callbacks=[SWA]": "the checkpoint holds no state of `callbacks.SWA`: it starts afresh",
     "callbacks=[]": "checkpoint-step8.pth: its state of `callbacks` is not used: the current config has none",
     "lr_scheduler=null": "checkpoint-step8.pth: its state of `lr_scheduler` is not used: the current config has none",
 }
