@@ -116,7 +116,14 @@ def test_a_bad_sample_is_reported_in_each_pass() -> None:
     loader.close()
 
 
-@pytest.mark.parametrize("pool", ["iter(loader)", "loader.iter_steps(0)", "loader.iter_epoch(keep=True)"])
+@pytest.mark.parametrize(
+    "pool",
+    [
+        "loader.iter_steps(0)",
+        pytest.param("iter(loader)", marks=pytest.mark.slow),
+        pytest.param("loader.iter_epoch(keep=True)", marks=pytest.mark.slow),
+    ],
+)
 def test_python_exits_with_workers_running(pool: str) -> None:
     """Workers ignore the SIGTERM that Python sends them at exit."""
     code = f"from data_loader.data_loaders import *; loader = DigitsDataLoader(num_workers=2); it = {pool}; next(it)"

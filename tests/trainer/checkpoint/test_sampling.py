@@ -58,7 +58,7 @@ def offer_columns() -> None:
     ImageTensors.writer = property(lambda self: [i // 30 for i in range(len(self))])  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "by column" else pytest.mark.slow) for n in SPECS])
 def test_killed_in_mid_epoch_and_with_workers(name: str, tmp_path: Path) -> None:
     whole, killed, reading = (House(tmp_path / folder, config(**SPECS[name])) for folder in ("a", "b", "c"))
     whole.train(patch=offer_columns)

@@ -44,7 +44,7 @@ def one_process():
     return results(1, RUN)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("blocks", ["null", "[]"])
 def test_equals_one_process(one_process, world, blocks):
     """With clipping, accumulation, unequal samples, a schedule and validations; in blocks, or all at once."""
@@ -64,12 +64,13 @@ GAN = ["arch=TinyGAN", "loss=BCEWithLogitsLoss", "metrics=[]", "trainer.type=GAN
     [
         ([], 2),  # batch norm: over the samples of a process, so compared with as many
         (["arch=Unused", "optimizer.args.weight_decay=0.1"], 1),
-        (["arch=Tied", "optimizer.args.weight_decay=0.1"], 1),
+        pytest.param(["arch=Tied", "optimizer.args.weight_decay=0.1"], 1, marks=pytest.mark.slow),
         ([*GAN, f"optimizer={{generator: {SGD}, discriminator: {SGD}}}"], 1),
-        ([*MLP, "data_loader.args.validation_split=3", "trainer.valid_steps=3"], 1),  # fewer than ranks
-        (["callbacks=[EMA]", "trainer.valid_steps=3", "trainer.shard=[]"], 2),
+        # Fewer than ranks
+        pytest.param([*MLP, "data_loader.args.validation_split=3", "trainer.valid_steps=3"], 1, marks=pytest.mark.slow),
+        pytest.param(["callbacks=[EMA]", "trainer.valid_steps=3", "trainer.shard=[]"], 2, marks=pytest.mark.slow),
         (["trainer.precision=bf16", "trainer.channels_last=false"], 2),  # which rounds differently in 16 bits
-        ([*MLP, "optimizer={type: RMSprop, args: {lr: 0.001}}"], 1),
+        pytest.param([*MLP, "optimizer={type: RMSprop, args: {lr: 0.001}}"], 1, marks=pytest.mark.slow),
     ],
     ids=["batch norm", "unused", "tied", "gan", "few", "ema", "bf16", "rmsprop"],
 )
@@ -80,6 +81,7 @@ def test_models_and_options(change, ranks):
     assert_same_run(expected, found)
 
 
+@pytest.mark.slow
 def test_precision():
     """In bf16 the weights that a forward pass sees are in 16 bits, and gradients, weights and statistics in 32."""
     for found in on_ranks(2, dtypes_of_a_step):
@@ -424,6 +426,7 @@ def test_only_shards_that_are_referred_to_stay(tmp_path):
     assert names(tmp_path) == sorted([best, "checkpoint-step8.pth", "checkpoint-step8.shards", "model_best.pth"])
 
 
+@pytest.mark.slow
 def test_continuing_from_an_older_one_keeps_the_newer(killed, undisturbed, tmp_path):
     shutil.copytree(killed / "run", tmp_path / "run")
     checkpoints = tmp_path / "run/checkpoints"
@@ -450,7 +453,7 @@ def continued(options, folder, name):
         return {k: v.full_tensor().numpy() for k, v in trainer.model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", ["__1_0.distcp", ".metadata"])
+@pytest.mark.parametrize("name", [pytest.param("__1_0.distcp", marks=pytest.mark.slow), ".metadata"])
 def test_damaged_shards_are_reported_and_an_older_checkpoint_is_used(killed, undisturbed, tmp_path, name):
     shutil.copytree(killed / "run", tmp_path / "run")
     file = tmp_path / "run/checkpoints/checkpoint-step4.shards" / name
@@ -514,6 +517,7 @@ def test_one_plain_file_and_test_py(undisturbed, tmp_path, test_py, capsys):
     assert all(torch.equal(loaded[k], state["model"][k]) for k in state["model"])
 
 
+@pytest.mark.slow
 def test_a_run_continues_from_its_one_plain_file(killed, undisturbed, tmp_path):
     """Made in place of the sharded one, whose shards are then deleted."""
     shutil.copytree(killed / "run", tmp_path / "run")
@@ -524,6 +528,7 @@ def test_a_run_continues_from_its_one_plain_file(killed, undisturbed, tmp_path):
     assert "checkpoint-step4.shards" not in names(tmp_path)
 
 
+@pytest.mark.slow
 def test_new_weights_from_a_sharded_checkpoint(undisturbed):
     """init_from, on one process and on two."""
     path = undisturbed[0] / "run/checkpoints/checkpoint-step8.pth"

@@ -21,7 +21,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [pytest.param(w, marks=[] if w == "fold" else pytest.mark.slow) for w in WAYS])
 def test_one_rank_and_two(way: str) -> None:
     found: list[Any] = [on_ranks(world, trained, [*EXACT, *WAYS[way]]) for world in (1, 2)]
     (one,), (two, other) = found
