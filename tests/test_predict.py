@@ -351,6 +351,8 @@ def test_wrong_data(tiny: Tiny, photos: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(kind, match=said):
             rows("-r", run, "--data", *data, out=tmp_path / "out.csv")
+    with pytest.raises(UsageError, match=r"its weights do not fit the arch that the config has now: size mismatch"):
+        rows("-r", run, "--data", photos, "arch.args.num_classes=7", out=tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
 
 

@@ -86,6 +86,11 @@ def test_other_layouts(squares: Path) -> None:
     assert len(load(squares / "other", training=False, test_folder="val").dataset) == 3
     for path in squares.glob("test/masks/in/*.png"):
         path.rename(path.with_name(f"{path.stem}_mask.png"))
+    second = path.with_name(f"{path.stem}_seg.png")
+    second.write_bytes(path.with_name(f"{path.stem}_mask.png").read_bytes())
+    with pytest.raises(DataError, match=r"_(mask|seg)\.png and .*_(mask|seg)\.png are masks of one image; remove one"):
+        load(squares, training=False)
+    second.unlink()
     for kind in ("images", "masks"):
         (squares / "test" / kind).rename(squares / "test" / kind.title())
     flat = load(squares / "test", validation_split=1, batch_size=2)

@@ -6,6 +6,7 @@ from torch import nn
 
 from logger.console import log
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.due import is_whole
 from trainer.engine.train_mode import frozen, is_batch_norm, owned
 from utils.errors import UsageError
 from utils.patterns import select
@@ -65,8 +66,7 @@ class Freeze:
         until = {} if self._until(trainer) == float("inf") else {"epoch": self.until_epoch, "step": self.until_step}
         ends = [f" until the end of {unit} {n}" for unit, n in until.items() if n is not None]
         log.info(f"Freeze: {size:,} of {total:,} parameters are frozen{''.join(ends)}")
-        is_whole = trainer.run is not None and trainer.options.limit_batches is None  # not --check, not find.py
-        if is_whole and ends and self._until(trainer) >= trainer.max_steps:
+        if ends and is_whole(trainer) and self._until(trainer) >= trainer.max_steps:
             log.warning(f"Freeze: the run ends before: it has {trainer.max_steps} steps, so they are frozen to the end")
 
     def after_step(self, trainer: BaseTrainer) -> None:

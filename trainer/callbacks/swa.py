@@ -9,6 +9,7 @@ from torch.optim.swa_utils import get_swa_multi_avg_fn
 
 from logger.console import log
 from trainer.engine.base_trainer import BaseTrainer
+from trainer.engine.due import is_whole
 from trainer.engine.evaluation.averaged_weights import AveragedWeights, check_batch_norm
 from utils.errors import UsageError
 from utils.tensors import unwrap
@@ -36,10 +37,8 @@ class SWA(AveragedWeights):
         super().before_training(trainer)
         check_batch_norm(trainer, "SWA")
         every = self.every or trainer.steps_per_epoch
-        is_whole = trainer.run is not None and trainer.options.limit_batches is None  # not --check, not find.py
-        if is_whole and trainer.max_steps // every * every < max(
-            1, self._first(trainer)
-        ):  # the last that could be averaged
+        last = trainer.max_steps // every * every  # that could be averaged
+        if is_whole(trainer) and last < max(1, self._first(trainer)):
             log.warning(
                 f"SWA: it averages nothing: the run has {trainer.max_steps} steps, and it takes one in {every} from "
                 f"step {self._first(trainer)} on; set start or every lower"

@@ -3,6 +3,11 @@
 from typing import Any
 
 
+def is_whole(trainer: Any) -> bool:
+    """Will this run reach the end that its config names? --check, find.py and trainer.limit_batches cut it short."""
+    return trainer.run is not None and trainer.options.limit_batches is None
+
+
 class Due:
     """Answers for `step` completed steps."""
 
