@@ -21,6 +21,9 @@ def nll_loss(output: Tensor, target: Tensor) -> Tensor:
 
 def cross_entropy(output: Tensor, target: Tensor, label_smoothing: float = 0.0, ignore_index: int = -100) -> Tensor:
     """Cross-entropy of logits [B, C, ...]; labels of `ignore_index` are ignored."""
+    if 2 < output.dim() == target.dim() + 1 and torch.are_deterministic_algorithms_enabled():
+        # torch adds up pixels in any order on a GPU, but not samples
+        output, target = output.movedim(1, -1).flatten(0, -2), target.flatten()
     return F.cross_entropy(output, target, label_smoothing=label_smoothing, ignore_index=ignore_index)
 
 

@@ -11,6 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# All but test_gpu.py are about the CPU, also on a machine with a GPU: it rounds in another way
+os.environ.setdefault("GPUS_OF_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 if sys.platform == "win32":  # these need make, bash, or signals and limits that Windows does not have
     collect_ignore = ["test_readme.py", "test_setup.py", "trainer/checkpoint", "trainer/parallel", "utils/process"]
     collect_ignore += ["utils/test_signals.py", "test_sweep.py", "utils/sweep"]

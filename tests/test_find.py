@@ -108,6 +108,26 @@ def test_the_largest_batch_that_fits(
         find.main(["batch_size", "-c", config, "arch=Small"])
 
 
+def test_memory_runs_out_in_the_middle_of_an_update(tiny: Tiny) -> None:
+    """The next size needs a whole state: torch's Adam would fail on half of one."""
+    built: Any = tiny.build("optimizer={type: AdamW, args: {fused: false}}", "trainer.clip_grad_norm=1.0")
+    step, sizes = built.optimizer.step, []
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(built.optimizer.state))
+        if len(sizes) == 1:
+            parameter = built.optimizer.param_groups[0]["params"][0]
+            built.optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
+            raise torch.OutOfMemoryError("out of memory")
+        return step(*args, **kwargs)
+
+    built.optimizer.step = full
+    found, limit = batch_sizes(built, 40)
+    assert limit is not None
+    assert found[-1].batch_size == limit - 1
+    assert sizes[:2] == [0, 0]
+
+
 def test_nothing_is_trained(tiny: Tiny) -> None:
     built: Any = tiny.build("optimizer={type: AdamW}")
     before = copy.deepcopy(built.model.state_dict())

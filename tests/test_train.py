@@ -175,7 +175,8 @@ def digits_of_the_test() -> tuple[torch.Tensor, torch.Tensor]:
 
 # -- golden losses ----------------------------------------------------------------------------------------------------
 
-# config/digits.yaml, the first three epochs, on one thread: {step: (training, validation)}
+# config/digits.yaml, the first three epochs, on one thread of an AMD EPYC: {step: (training, validation)}. Other CPUs
+# round in another way; after 57 steps, that came to 3e-4 of the value on another one.
 GOLDEN = {19: (1.1266489, 1.3507557), 38: (0.27376375, 0.29411624), 57: (0.13491202, 0.18345495)}
 
 
@@ -184,6 +185,6 @@ def test_the_losses_of_digits_are_what_they_were(tmp_path: Path) -> None:
     done = train.run(configs.load([ROOT / "config/digits.yaml"], [*keys, "n_gpu=0"]))
     training = {point["step"]: point["loss"] for point in points(done.folder, "train")}
     for point in points(done.folder):
-        expected = [pytest.approx(loss, rel=1e-4) for loss in GOLDEN[point["step"]]]
+        expected = [pytest.approx(loss, rel=2e-3) for loss in GOLDEN[point["step"]]]
         assert [training[point["step"]], point["loss"]] == expected
     assert [point["step"] for point in points(done.folder)] == list(GOLDEN)

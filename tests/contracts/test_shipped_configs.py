@@ -51,6 +51,8 @@ def test_runs(
         argv += [f"init_from={shared}/weights/tf_efficientnet_lite0.pth", "data_loader.args.test_folder=test"]
         argv += [f"data_loader.args.data_dir={shared}/ants_bees", "data_loader.args.cache=false"]
         argv += ["data_loader.args.size=64"]
+    if name == "penguins.yaml":
+        pytest.importorskip("polars", reason="needs polars: make extra NAME=tables")
     if name == "segmentation.yaml":
         from data_loader.engine.images import draw_shapes
 

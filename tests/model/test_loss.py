@@ -52,6 +52,24 @@ def test_labels_are_counted_on_any_device_and_as_probabilities() -> None:
     assert cross_entropy(logits, probabilities).item() == pytest.approx(-logits.log_softmax(1).mean(1).sum().item() / 3)
 
 
+def test_cross_entropy_of_pixels_with_deterministic_kernels() -> None:
+    """A GPU has none for pixels: they are computed as samples."""
+    torch.manual_seed(0)
+    output, target = torch.randn(2, 5, 3, 4, requires_grad=True), torch.randint(5, (2, 3, 4))
+    target[0, 1] = 255
+    plain = cross_entropy(output, target, label_smoothing=0.1, ignore_index=255)
+    gradient = torch.autograd.grad(plain, output)[0]
+    probabilities = cross_entropy(output, output.detach().softmax(1))
+    torch.use_deterministic_algorithms(True)
+    try:
+        exact = cross_entropy(output, target, label_smoothing=0.1, ignore_index=255)
+        torch.testing.assert_close(exact, plain)
+        torch.testing.assert_close(torch.autograd.grad(exact, output)[0], gradient)
+        torch.testing.assert_close(cross_entropy(output, output.detach().softmax(1)), probabilities)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_focal_loss() -> None:
     torch.manual_seed(0)
     output, target = torch.randn(6, 5, 4), torch.randint(5, (6, 4))

@@ -33,7 +33,12 @@ class Profiler:
             activities = [ProfilerActivity.CPU]
             if trainer.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)
-            self._profile = profile(activities=activities, profile_memory=self.memory, record_shapes=True)
+            self._profile = profile(
+                activities=activities,
+                profile_memory=self.memory,
+                record_shapes=True,
+                acc_events=True,  # else torch 2.11 warns that it keeps the events of one cycle, and there is one
+            )
             self._profile.start()
         elif self._profile is not None and trainer.step >= self.start + self.steps:
             self._end(trainer)

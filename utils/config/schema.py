@@ -182,9 +182,11 @@ class TrainerConfig(Model):
     fast_cpu: bool = Field(True, description="on the CPU: flush denormals to zero and keep freed memory")
     tf32: bool = Field(True, description="on NVIDIA GPUs: use TF32 for float32 matrix multiplications")
     cudnn_benchmark: bool = Field(
-        False, description="on NVIDIA GPUs: time convolution algorithms and use the fastest; a resume may choose others"
+        False, description="on NVIDIA GPUs: time convolution algorithms and use the fastest; no two runs are then alike"
     )
-    deterministic: bool = Field(False, description="on GPUs: use only deterministic algorithms; slower")
+    deterministic: bool = Field(
+        False, description="on GPUs: use only deterministic algorithms, not just for convolutions; slower"
+    )
     limit_batches: Count | None = Field(None, description="maximum steps per epoch and batches per validation")
     timeout: Count = Field(
         600, description="seconds without progress after which a run on several processes is stopped"

@@ -57,7 +57,8 @@ def devices(n_gpu: int | str, given: str | None) -> tuple[list[torch.device], st
         warn = f"{asked} was given, but torch finds no GPU on this machine: using the CPU"
         return [cpu], warn if names or n_gpu not in (1, "auto") else None
     if any(int(name) >= there for name in names):
-        raise UsageError(f"{asked}: this machine has {there} GPUs, numbered from 0")
+        gpus = "1 GPU, number 0" if there == 1 else f"{there} GPUs, numbered from 0"
+        raise UsageError(f"{asked}: this machine has {gpus}")
     wanted = there if n_gpu == "auto" else int(n_gpu)
     numbers = [int(name) for name in names] or range(min(wanted, there))
     few = f"{asked} was given, but this machine has {there}: using {there}" if wanted > there and not names else None
@@ -66,18 +67,35 @@ def devices(n_gpu: int | str, given: str | None) -> tuple[list[torch.device], st
 
 def needed(n_gpu: int | str, given: str | None) -> int:
     """How many processes this one has to start; 1 where a launcher has started them."""
-    return 1 if joined() else len(devices(n_gpu, given)[0])
+    found, _ = _of_this_machine(n_gpu, given)
+    return 1 if joined() else len(found)
 
 
 def device(n_gpu: int | str, given: str | None) -> tuple[torch.device, str | None]:
     """The device of this process, and a warning."""
-    found, warn = devices(n_gpu, given)
-    if joined() and not given and n_gpu != 0:  # the launcher chooses the number
-        found, _ = devices("auto", None)
+    found, warn = _of_this_machine(n_gpu, given)
     chosen = found[int(os.environ.get("LOCAL_RANK", 0)) % len(found)]
     if chosen.type != "cpu":
         torch.accelerator.set_device_index(chosen.index)
     return chosen, warn
+
+
+def _of_this_machine(n_gpu: int | str, given: str | None) -> tuple[list[torch.device], str | None]:
+    """`devices`, of which a launcher chooses the number."""
+    found, warn = devices(n_gpu, given)
+    if not joined():
+        return found, warn
+    if not given and n_gpu != 0:
+        found, _ = devices("auto", None)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    # Some launchers show each process one GPU, its own
+    if found[0].type == "cuda" and processes > len(found) and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        gpus = "1 GPU" if len(found) == 1 else f"{len(found)} GPUs"
+        raise UsageError(
+            f"torchrun started {processes} processes on this machine, for {gpus}, and each needs its own: "
+            f"give --nproc_per_node={len(found)}, or n_gpu=0 for the CPU"
+        )
+    return found, warn
 
 
 def end_with_parent() -> None:

@@ -26,7 +26,7 @@ GRADIENTS = [
         "the line",
     ),
     Known(
-        r"RuntimeError: Output \d+ of (\w+) is a view and is being modified inplace",
+        r"RuntimeError: Output \d+ of (\w+?)(?:Backward\d*)? is a view and is being modified inplace",
         "a part that {1} returned was changed in place, which autograd cannot follow for several parts of one tensor",
         "x = x + 1 in place of x += 1; or .clone() before the change",
     ),
@@ -81,7 +81,8 @@ MODELS = [
         "nn.Sequential(*layers) for a list; nn.ReLU(), with its brackets, in place of nn.ReLU or F.relu",
     ),
     Known(
-        r"TypeError: \w+\(\): argument '\w+' (?:\(position \d+\) must be tuple of ints|failed to unpack the).*float",
+        r"TypeError: \w+\(\): argument '\w+' (?:\(position \d+\) must be tuple of ints|failed to unpack the).*float|"
+        r"TypeError: empty\(\) received an invalid combination of arguments - got \(tuple, dtype",  # torch 2.11
         "a size is a floating-point number: / makes one of two integers, too",
         "// in place of /, such as channels // 2",
     ),

@@ -28,6 +28,16 @@ MACHINE = [
         "another PyTorch: uv pip install --torch-backend auto torch torchvision",
     ),
     Known(
+        r"DistBackendError: NCCL error[\s\S]*Duplicate GPU detected",
+        "two processes of the run use one GPU, and each needs its own",
+        "as many processes as GPUs: torchrun --nproc_per_node=N, or -d 0,1; CUDA_VISIBLE_DEVICES must name N of them",
+    ),
+    Known(
+        r"RuntimeError: (\w+) does not have a deterministic implementation",
+        "trainer.deterministic: true allows no kernel that may add up numbers in another order, and {1} does",
+        "for classes of pixels or tokens: loss: cross_entropy, which has such kernels; or trainer.deterministic=false",
+    ),
+    Known(
         r"RuntimeError: (?:CUDA error: CUBLAS_STATUS_|cuDNN error: CUDNN_STATUS_)",
         "a CUDA library failed: most often the GPU's memory is full, or a label is out of range",
         "a smaller --bs; -d cpu shows whether a label is wrong",

@@ -71,6 +71,19 @@ def test_a_launcher_chooses_the_number(gpus, monkeypatch):
     assert str(launch.device(1, None)[0]) == "cuda:3"
 
 
+def test_more_processes_than_gpus(gpus, monkeypatch):
+    """Two on one GPU end in NCCL's error, after all else has been set up."""
+    gpus(1)
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UsageError, match=r"2 processes on .*, for 1 GPU, .*--nproc_per_node=1, or n_gpu=0"):
+        launch.needed(1, None)  # which is asked first, before the processes join
+    assert str(launch.device(0, None)[0]) == "cpu"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")  # of this process alone
+    assert str(launch.device(1, None)[0]) == "cuda:0"
+
+
 @pytest.mark.parametrize(
     "nodes, host", [("gpu[03-07,11]", "gpu03"), ("a1,b2", "a1"), ("n[8],m3", "n8"), ("big-node.lan", "big-node.lan")]
 )

@@ -470,6 +470,14 @@ TEXTS = {
     "ancdata": (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
     "worker": (RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "), "fewer num_workers"),
     "cublas": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "-d cpu"),
+    "two processes on a GPU": (
+        torch.distributed.DistBackendError("NCCL error in: x.cpp:93\nDuplicate GPU detected : rank 1 and rank 0 both"),
+        "as many processes as GPUs",
+    ),
+    "a kernel that is not deterministic": (
+        RuntimeError("nll_loss2d_forward_out_cuda_template does not have a deterministic implementation, but you set"),
+        "nll_loss2d_forward_out_cuda_template does",
+    ),
     "old gpu": (
         RuntimeError("CUDA error: no kernel image is available for execution on the device"),
         "--torch-backend",

@@ -130,6 +130,8 @@ def _measured(trainer: "BaseTrainer", first: Any, size: int) -> Size | None:
         return Size(size, size / min(seconds[1:]), peak)
     trainer.window.clear()
     trainer.model.zero_grad(set_to_none=True)
+    for optimizer in trainer.optimizers():
+        optimizer.state.clear()  # memory may have run out between two tensors of a parameter's state
     gc.collect()
     if cuda:
         torch.cuda.empty_cache()

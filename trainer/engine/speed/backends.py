@@ -16,7 +16,7 @@ def restored() -> Iterator[None]:
     """Restores at its end what `choose` has switched, so that two runs in one process do not interfere."""
     cudnn, matmul, cuda = torch.backends.cudnn, torch.backends.cuda.matmul, torch.cuda.is_available()
     deterministic, flushed, threads = _deterministic(), _flushes_denormals(), torch.get_num_threads()
-    switches = [matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark] if cuda else []
+    switches = [matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic] if cuda else []
     try:
         yield
     finally:
@@ -27,7 +27,7 @@ def restored() -> Iterator[None]:
             torch.set_num_threads(threads)
         if switches:
             tf32(cudnn.allow_tf32)  # one value for all of them: they raise where they differ while they change
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = switches
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic = switches
 
 
 def choose(options: Any, device: torch.device) -> None:
@@ -35,6 +35,8 @@ def choose(options: Any, device: torch.device) -> None:
     if device.type == "cuda":
         tf32(options.tf32)
         torch.backends.cudnn.benchmark = options.cudnn_benchmark
+        # Its other algorithms add up gradients in any order, so that no run could be repeated
+        torch.backends.cudnn.deterministic = not options.cudnn_benchmark
     if device.type != "cpu" and options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it, before its first use
         torch.use_deterministic_algorithms(True)

@@ -16,7 +16,7 @@ GPU = torch.device("cuda", 0)
 def switches(monkeypatch):
     """Put back what the tests switch."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    switches = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark")]
+    switches = [(matmul, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "benchmark"), (cudnn, "deterministic")]
     switches += [(matmul, "fp32_precision"), (cudnn.conv, "fp32_precision"), (cudnn.rnn, "fp32_precision")]  # type: ignore[attr-defined]
     before = [getattr(owner, name) for owner, name in switches]
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
@@ -32,13 +32,13 @@ def chosen(*overrides, device=GPU):
     return (
         matmul.fp32_precision,
         conv.fp32_precision,
-        torch.backends.cudnn.benchmark,
+        (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
         torch.are_deterministic_algorithms_enabled(),
     )
 
 
 def test_defaults_are_fast_and_repeatable():
-    assert chosen() == ("tf32", "tf32", False, False)
+    assert chosen() == ("tf32", "tf32", (False, True), False)
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -52,10 +52,10 @@ def test_old_and_new_switches_agree(on):
 
 
 def test_each_is_a_key():
-    assert chosen("trainer.tf32=false") == ("ieee", "ieee", False, False)
-    assert chosen("trainer.cudnn_benchmark=true") == ("tf32", "tf32", True, False)
+    assert chosen("trainer.tf32=false") == ("ieee", "ieee", (False, True), False)
+    assert chosen("trainer.cudnn_benchmark=true") == ("tf32", "tf32", (True, False), False)
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-    assert chosen("trainer.deterministic=true") == ("tf32", "tf32", False, True)
+    assert chosen("trainer.deterministic=true") == ("tf32", "tf32", (False, True), True)
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
