@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV   := .venv
 # Tools are run as `python -m`, not by their scripts in bin/, so that the project's folder can be moved.
 RUN    := $(VENV)/bin/python
+# Three processes for two cores, because tests also wait for processes of their own
+SPREAD := --numprocesses 3 --dist worksteal
 
 .PHONY: help train test slow lint format schema extra clean
 .DELETE_ON_ERROR:
@@ -16,12 +18,15 @@ help:
 train: $(VENV)/.base  ## set up, train config/digits.yaml
 	$(RUN) train.py -c config/digits.yaml
 
+# Tests start a hundred processes: what they import is compiled once, also where the shell forbids that
+test slow: export PYTHONDONTWRITEBYTECODE =
+
 test: $(VENV)/.dev  ## set up, run the fast tests
-	$(RUN) -m pytest --numprocesses 2 --dist worksteal
+	$(RUN) -m pytest $(SPREAD)
 
 # pytest exits with 5 where no test is marked slow.
 slow: $(VENV)/.dev  ## run the slow tests
-	$(RUN) -m pytest -m slow --numprocesses 2 --dist worksteal || [ $$? -eq 5 ]
+	$(RUN) -m pytest -m slow $(SPREAD) || [ $$? -eq 5 ]
 
 lint: $(VENV)/.dev  ## check format, lint and types
 	$(RUN) -m ruff format --check .

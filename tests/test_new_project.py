@@ -15,7 +15,7 @@ import new_project
 
 ROOT = Path(__file__).resolve().parent.parent
 GIT = pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-MODES = pytest.mark.parametrize("mode", [[], ["--full"]], ids=["small", "full"])
+MODES = pytest.mark.parametrize("mode", [[], pytest.param(["--full"], marks=pytest.mark.slow)], ids=["small", "full"])
 SOMEONE = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}  # git as it is before anyone configured it
 
 

@@ -5,7 +5,8 @@ from utils.troubleshooting.known import Known
 MISMATCH = (  # what comes before the type of the inputs
     r"(?:Runtime|Value)Error: (?:mat1 and mat2 must have the same dtype, but got |expected m1 and m2 to have the same "
     r"dtype, but got: |dot : expected both vectors to have same dtype, but found |Input type \(|RNN input dtype \(|"
-    r"expected scalar type (?:Float but found )?)(?:torch\.)?(?:cuda\.)?"
+    r"input must have the type torch\.float32, got type |expected scalar type (?:Float but found )?)"
+    r"(?:torch\.)?(?:cuda\.)?"
 )
 OF_TENSORS = (  # attributes: what is no tensor has none of them
     r"(?:shape|size|dim|ndim|dtype|device|to|cuda|view|reshape|flatten|float|long|mean|sum|permute|transpose|unsqueeze|"

@@ -24,7 +24,10 @@ def points(run):
     return [line for line in lines if line["split"] == "test"]
 
 
-@pytest.mark.parametrize("keys", [[], ["trainer.exact_ranks=true", "trainer.accumulate=2"]])
+EXACT = pytest.param(["trainer.exact_ranks=true", "trainer.accumulate=2"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("keys", [[], EXACT])
 def test_equals_one_process(tmp_path, keys):
     """297 samples in batches of 50 or 49, unequal on the ranks; how the training cut its steps does not matter."""
     assert [type(found) for found in on_ranks(2, trained, keys, tmp_path)] == [dict, dict]

@@ -65,7 +65,7 @@ def diverging(trainer):
     "trouble, timeout, codes, reported",
     [
         (failing, 1000, {1}, "rank 1 failed: Traceback"),
-        (dying, 1000, {1, -signal.SIGKILL}, "rank 1 (HOST"),
+        pytest.param(dying, 1000, {1, -signal.SIGKILL}, "rank 1 (HOST", marks=pytest.mark.slow),
         pytest.param(
             hanging,
             8,
