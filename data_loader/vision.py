@@ -144,6 +144,7 @@ class ImageTableDataLoader(_ImageFilesDataLoader):
         labels: columns of 0 and 1, or one column with several labels between `separator`s -> float32 [B, K].
         targets: columns of numbers -> float32 [B, K].
     valid_table, test_table: tables of their own; or split: a column that says train, valid or test.
+    encoding: of the tables, such as cp949.
     Any column can be named in stratify, group and weights. The rest is as in ImageFolderDataLoader.
     """
 
@@ -161,13 +162,14 @@ class ImageTableDataLoader(_ImageFilesDataLoader):
         split: str | None = None,
         valid_table: str | None = None,
         test_table: str | None = None,
+        encoding: str = "utf-8",
         batch_size: int = 64,
         training: bool = True,
         facts: dict | None = None,
         predict: list[str] | None = None,
         **kwargs,
     ):
-        tables = Tables(place(data_dir), table, valid_table, test_table, split)
+        tables = Tables(place(data_dir), table, valid_table, test_table, split, encoding)
         columns = Columns(image, label, labels, targets, separator, place(Path(data_dir, image_folder)), suffix)
         if predict is None:
             found = tables.read(columns, training, (facts or {}).get("class_names"))

@@ -363,7 +363,7 @@ def test_a_column_of_the_table_splits_or_stratifies(table: Path) -> None:
         (
             {"label": "name"},
             ("name", "a,b"),
-            r"row 3 has 8 values, but row 1 names 7 columns; put values that contain ','",
+            r"row 3: 8 fields, more than the 7 of the header; put a field that contains ','",
         ),
         ({"label": "name", "targets": "level"}, None, "label and targets given; give one of them"),
         ({}, None, "none of label, labels and targets given"),
@@ -420,5 +420,9 @@ def test_tables_of_windows_and_of_macos(flowers: Path) -> None:
     loader = ImageTableDataLoader(str(flowers), label="label", batch_size=1)
     assert loader.facts == {"num_classes": 2, "class_names": ["9", "10"], "class_counts": [1, 1]}  # in order of size
     (flowers / "train.csv").write_bytes("image;label\nx.jpg;고양이\n".encode("cp949"))
-    with pytest.raises(DataError, match=r"train\.csv is not in UTF-8 .*; save it as UTF-8"):
+    with pytest.raises(DataError, match=r"train\.csv, line 2: the byte .* is not utf-8; .*encoding: cp949"):
         ImageTableDataLoader(str(flowers), label="label", batch_size=1)
+    (flowers / "train.csv").write_bytes("image;label;;\n한.jpg;고양이;;\n;;;\n".encode("cp949"))
+    Image.new("RGB", (4, 4)).save(flowers / "한.jpg")
+    korean = ImageTableDataLoader(str(flowers), label="label", encoding="cp949", batch_size=1)
+    assert korean.facts["class_names"] == ["고양이"]

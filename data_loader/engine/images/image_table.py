@@ -1,6 +1,5 @@
 """A table of images: a CSV file with a column of file names, and columns of labels or numbers."""
 
-import csv
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 from data_loader.engine.changes import log
 from data_loader.engine.facts import class_facts
 from data_loader.engine.images.image_files import TEST, TRAIN, VALID, Sample, counts, is_image, normal
+from data_loader.engine.texts.plain_text import read_csv
 from utils.config.files import did_you_mean, nearest
 from utils.errors import DataError, UsageError
 
@@ -52,9 +52,11 @@ class Table:
         """The rows whose column `name` says train, valid or test, as `wanted` does; also val, dev and the like."""
         parts = {value: part for part, values in PARTS.items() for value in values}
         found = self.parsed(name, lambda value: parts[value.lower()], "train, valid or test")
-        kept = [i for i, part in enumerate(found) if part == wanted]
-        columns = {name: [values[i] for i in kept] for name, values in self.columns.items()}
-        return Table(self.path, columns, [self.rows[i] for i in kept])
+        return self.at([i for i, part in enumerate(found) if part == wanted])
+
+    def at(self, places: Sequence[int]) -> "Table":
+        columns = {name: [values[i] for i in places] for name, values in self.columns.items()}
+        return Table(self.path, columns, [self.rows[i] for i in places])
 
     def parsed(self, name: str, parse: Callable[[str], T], expected: str) -> list[T]:
         """parse(value) for each row. Raises DataError for the first value that it does not accept."""
@@ -196,6 +198,7 @@ class Tables(NamedTuple):
     valid: str | None
     test: str | None
     split: str | None  # a column of `table`
+    encoding: str
 
     def read(self, columns: Columns, training: bool, known: Sequence[str] | None) -> Rows:
         """known: the class names of the training, in testing. Raises DataError with file, row and column."""
@@ -209,23 +212,26 @@ class Tables(NamedTuple):
         held_out = columns.samples(valid, facts.get("class_names"))[0] if valid else None
         return Rows(samples, held_out, {name: _numbers(v) for name, v in table.columns.items()}, facts)
 
+    def _table(self, name: str) -> Table:
+        return read_table(self.data_dir / name, self.encoding)
+
     def _train(self) -> Table:
-        table = read_table(self.data_dir / self.table)
+        table = self._table(self.table)
         return self._part(table, "train") if self.split else table
 
     def _valid(self) -> Table | None:
         if self.valid:
-            return read_table(self.data_dir / self.valid)
+            return self._table(self.valid)
         if not self.split:
             return None
-        part = read_table(self.data_dir / self.table).part(self.split, "valid")
+        part = self._table(self.table).part(self.split, "valid")
         return part if len(part) else None
 
     def _test(self) -> Table:
         if self.test:
-            return read_table(self.data_dir / self.test)
+            return self._table(self.test)
         if self.split:
-            return self._part(read_table(self.data_dir / self.table), "test")
+            return self._part(self._table(self.table), "test")
         raise DataError(
             f"{self.data_dir / self.table} has no test rows; give a table of test images, "
             f"data_loader.args.test_table=test.csv, or a column that says train, valid or test, "
@@ -249,34 +255,14 @@ def _numbers(values: list[str]) -> list[Any]:
         return values
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, encoding: str = "utf-8") -> Table:
     """Raises DataError that names the row of what is wrong."""
     if not path.is_file():
         raise DataError(f"There is no table {path.resolve()}; set data_loader.args.data_dir and table to a CSV file")
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            header = file.readline()
-            file.seek(0)
-            separator = max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)
-            lines = [(number, line) for number, line in enumerate(csv.reader(file, delimiter=separator), 1)]
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path} is not in UTF-8 ({e.reason} at byte {e.start}); save it as UTF-8") from e
-    except csv.Error as e:
-        raise DataError(f"{path} cannot be read as CSV: {e}") from e
-    lines = [(number, [value.strip() for value in line]) for number, line in lines if any(map(str.strip, line))]
-    if len(lines) < 2:
-        raise DataError(f"{path} has {len(lines)} rows; give one with the names of the columns, and one for each image")
-    names = lines[0][1]
-    if twice := sorted({name for name in names if name and names.count(name) > 1}):  # a table program leaves some empty
-        raise DataError(f"{path}, row 1: several columns are called {twice[0]!r}; give each a name of its own")
-    for number, line in lines:
-        if len(line) != len(names):
-            raise DataError(
-                f"{path}, row {number} has {len(line)} values, but row 1 names {len(names)} columns; put values that "
-                f"contain {separator!r} in quotation marks"
-            )
-    columns = {name: [line[i] for _, line in lines[1:]] for i, name in enumerate(names)}
-    return Table(path, columns, [number for number, _ in lines[1:]])
+    found = read_csv(path, encoding)
+    columns = {name: [value.strip() for value in values] for name, values in found.columns.items()}
+    filled = [i for i, row in enumerate(zip(*columns.values(), strict=True)) if any(row)]  # table programs add others
+    return Table(path, columns, found.rows).at(filled)
 
 
 def split(value: str, separator: str | None) -> list[str]:
