@@ -31,8 +31,10 @@ def complete(trainer: "BaseTrainer", end_of_epoch: bool, validates: bool) -> Non
     for schedule in trainer.schedules():
         schedule.after_validation(watched)
     if values:
-        short = trainer.metrics.short(values)
-        trainer.reporter.summary(trainer.step, short, end_of_epoch, trainer.monitor.key if best else "")
+        shown = trainer.metrics.short(values)
+        if watched is not None:  # it may be an element of a long vector
+            shown = {**shown, trainer.monitor.key: watched}
+        trainer.reporter.summary(trainer.step, shown, end_of_epoch, trainer.monitor.key if best else "")
     if end_of_epoch:
         for callback in trainer.callbacks:
             if hasattr(callback, "after_epoch"):

@@ -28,6 +28,10 @@ class Section:
     callables: bool = False  # do classes whose objects can be called count, and such objects themselves?
 
 
+# Its first module has only some of the names
+DOMAINS = ("classification", "clustering", "detection", "image", "regression", "segmentation", "text")
+TORCHMETRICS = ("torchmetrics", *(f"torchmetrics.{domain}" for domain in DOMAINS))
+
 SECTIONS = {
     "arch": Section(
         ("model",), "model/model.py", ("torchvision.models",),
@@ -48,7 +52,7 @@ SECTIONS = {
         MODULE, called=True,
     ),
     "metrics": Section(
-        ("model",), "model/metric.py", ("torchmetrics",),
+        ("model",), "model/metric.py", TORCHMETRICS,
         "a function of (output, target), or a class with update, compute and reset",
         methods=("update", "compute", "reset"), called=True,
     ),
@@ -79,7 +83,7 @@ IN_ARGUMENTS = {  # the same of parts in the arguments of these; of optimizers a
     for section, libraries in {
         "arch": ("torchvision.models",), "data_loader": ("torchvision.transforms.v2",),
         "valid_data_loader": ("torchvision.transforms.v2",), "loss": (),
-        "metrics": ("torchmetrics",), "callbacks": (), "trainer": (),
+        "metrics": TORCHMETRICS, "callbacks": (), "trainer": (),
     }.items()
 }  # fmt: skip
 TRANSFORMS = {  # parts that a data loader wants to call

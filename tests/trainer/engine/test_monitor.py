@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+import model.metric
+from tests.tiny import Tiny, tiny
 from trainer.engine.monitor import Monitor
 
 
@@ -46,3 +48,22 @@ def test_several_best():
     other.load_state_dict(monitor.state_dict())
     other.update(0.9, 9)
     assert other.top_steps == [9, 1]
+
+
+class Detections:
+    """As the mean average precision of torchmetrics: many values."""
+
+    def reset(self) -> None: ...
+
+    def update(self, output: object, target: object) -> None: ...
+
+    def compute(self) -> dict[str, float]:
+        return {f"map_{i}": float(i) for i in range(90)}
+
+
+def test_the_console_shows_it_where_it_is_one_of_many(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.metric, "Detections", Detections, raising=False)
+    tiny.train("metrics=[Detections]", "trainer.monitor=max val_Detections_map_75")
+    [line] = [line for line in tiny.log().splitlines() if "epoch 1/" in line]
+    assert "val_Detections_map_75 75" in line
+    assert "map_74" not in line

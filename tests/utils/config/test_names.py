@@ -116,6 +116,15 @@ def test_a_definition_wins_over_a_library(house: Path) -> None:  # noqa: F811
     assert type(made.build("optimizer", [torch.zeros(1)])) is torch.optim.Adam
 
 
+def test_metrics_of_every_kind(house: Path) -> None:  # noqa: F811
+    """Most are not in torchmetrics itself, but in a module of it."""
+    torchmetrics = pytest.importorskip("torchmetrics", reason="the extra `metrics`")
+    [made] = config("metrics=[{type: MulticlassF1Score, args: {num_classes: 3}}]").build("metrics")
+    assert isinstance(made, torchmetrics.classification.MulticlassF1Score)
+    for name in ("MeanAveragePrecision", "DiceScore", "ROUGEScore", "PeakSignalNoiseRatio", "AdjustedRandScore"):
+        config(f"metrics=[{name}]").check()
+
+
 INSTANCES = """
 import functools
 from torch import nn
