@@ -51,6 +51,8 @@ def devices(n_gpu: int | str, given: str | None) -> tuple[list[torch.device], st
     if n_gpu == 0 and not names:
         return [cpu], None
     accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hides the GPU of a Mac, too
+        accelerator = None
     there = torch.accelerator.device_count() if accelerator else 0
     asked = f"-d {given}" if names else f"n_gpu: {n_gpu}"
     if accelerator is None:

@@ -25,6 +25,7 @@ def gpus(monkeypatch):
     """A machine with so many GPUs."""
 
     def gpus(count):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # conftest.py hides them
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("cuda"))
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
         monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: None)
@@ -57,8 +58,8 @@ def test_wrong_devices(gpus, given):
         launch.devices(1, given)
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="for machines without a GPU")
-def test_without_gpu():
+def test_without_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("mps"))  # hidden like CUDA's
     assert launch.devices("auto", None) == ([torch.device("cpu")], None)
     assert launch.devices(2, None)[1] == "n_gpu: 2 was given, but torch finds no GPU on this machine: using the CPU"
 
@@ -76,7 +77,6 @@ def test_more_processes_than_gpus(gpus, monkeypatch):
     gpus(1)
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(UsageError, match=r"2 processes on .*, for 1 GPU, .*--nproc_per_node=1, or n_gpu=0"):
         launch.needed(1, None)  # which is asked first, before the processes join
     assert str(launch.device(0, None)[0]) == "cpu"
