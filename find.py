@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser_for("Find a learning rate, or the largest batch that fits.", EXAMPLES)
     add = parser.add_argument
     add("what", choices=("lr", "batch_size"))
-    add("-c", "--config", nargs="+", required=True, metavar="FILE", help="config files, as of train.py")
+    add("-c", "--config", nargs="+", required=True, metavar="FILE", help="config files, as in train.py")
     add("-d", "--device", metavar="0", help="the GPU to use, by number; or cpu")
     add("--out", type=Path, metavar="PATH", help="where the table and the plot go, without .csv (default: "
         "saved/NAME/find_lr)")  # fmt: skip

@@ -1,9 +1,9 @@
 """Start a project of your own from this template.
 
-    python new_project.py ../MyProject           the code, one config, the manual, the tests of what is yours
+    python new_project.py ../MyProject           code, one config, the manual, tests for the files that you edit
     python new_project.py ../MyProject --full    all configs, all tests and the benchmarks too
 
-`make train` and `make test` work in the copy at once. Needs no packages and no network; git only for the first commit.
+`make train` and `make test` work in the copy at once. No packages and no network are needed; git makes a first commit.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+
+from utils.exit_codes import exit_with
 
 TEMPLATE = Path(__file__).resolve().parent
 RECORD = ".template.json"  # which template the project came from, and each file's digest at that time
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "folder", help="the new project's folder, empty or not yet there; its last part names the project"
+        "folder", help="the new project's folder, which is empty or does not exist yet; its name is the project's name"
     )
     parser.add_argument("--full", action="store_true", help="copy all configs, all tests and the benchmarks too")
     args = parser.parse_args(argv)
@@ -64,12 +66,13 @@ def main(argv: list[str] | None = None) -> int:
         copied = copy(target, args.full)
     except OSError as error:
         parser.exit(1, f"new_project.py: {error}\n{target} is incomplete: delete it, then try again.\n")
+    code = first_commit(target)
     print(f"{target.name}: {copied} files in {target}")
     if shutil.which("make"):
         print(f"Next: cd {shlex.quote(args.folder)} && make train")
     else:
-        print(f"Next: cd {args.folder}, and set it up without make, see README.md")
-    return first_commit(target)
+        print(f"Next: cd {args.folder}, then set it up without make; README.md shows how")
+    return code
 
 
 def claim(target: Path) -> str | None:
@@ -79,14 +82,16 @@ def claim(target: Path) -> str | None:
             f"{target.name!r} cannot name a Python project. Use the letters a-z, digits, `-`, `_` and `.`, "
             "with a letter or digit first and last, such as MyProject."
         )
+    if re.search(rf'"{re.escape(target.name)}[<>"]', read("pyproject.toml"), re.IGNORECASE):
+        return f"{target.name} is a package that the project itself installs. Choose a name such as My{target.name}."
     if TEMPLATE in [target.resolve(), *target.resolve().parents]:
         return f"{target} lies inside the template. Name a folder beside it, such as {TEMPLATE.parent / target.name}."
     try:
         if target.is_dir() and any(path.name != ".git" for path in target.iterdir()):  # a new repository is empty
-            return f"{target} is not empty. Name a folder that is empty or not yet there."
+            return f"{target} is not empty. Name a folder that is empty or does not exist yet."
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return f"{target} cannot be made or read: {error.strerror}. Name another folder."
+        return f"{target} cannot be created or read: {error.strerror}. Name another folder."
     return None
 
 
@@ -268,4 +273,4 @@ def first_commit(target: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -34,7 +34,11 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--average", choices=("prob", "logit"), default="prob", help="what is averaged (default: %(default)s)")
     add("--weights", metavar="2,1|auto", help="how much each run counts; auto: by the validation data")
     add("--tta", type=names, default=[], metavar="A,B", help="average over views: hflip, vflip, rot90, rot180, rot270")
-    add("--excel", action="store_true", help="mark the table as UTF-8 for Excel, which shows other letters otherwise")
+    add(
+        "--excel",
+        action="store_true",
+        help="mark the table as UTF-8 for Excel, which otherwise garbles letters such as 가",
+    )
     add("--skip-bad", action="store_true", help="leave out samples that cannot be read, and name them")
 
 

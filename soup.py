@@ -30,15 +30,22 @@ def soup(paths: Sequence[Path], out: Path) -> None:
     if out.exists():
         raise UsageError(f"--out {out}: the file exists; give another name, or remove it")
     state: dict[str, Any] = {}
+    seeds: set[int] = set()
     totals: dict[str, torch.Tensor] = {}
     for path in paths:  # one after the other, so that two models at most are in memory
         other = _read(path)
         if not state:
             state = other
         _check(paths[0], state, path, other)
+        seeds.add(other["config"].get("seed", 0))
         for name, value in other["model"].items():
             if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
                 totals[name] = totals.get(name, 0) + value.to(torch.promote_types(value.dtype, torch.float64))
+    if len(seeds) > 1 and not _pretrained(state["config"]):
+        print(
+            f"warning: these runs have the seeds {', '.join(map(str, sorted(seeds)))}: if each began from random "
+            f"weights of its own, their mean is useless, so test it; give runs with the same init_from, or of one seed"
+        )
     means = {name: (total / len(paths)).to(state["model"][name].dtype) for name, total in totals.items()}
     state["model"] = {name: means.get(name, value) for name, value in state["model"].items()}
     state["config"] = {**state["config"], "callbacks": []}  # none of them may put other weights in their place
@@ -46,6 +53,12 @@ def soup(paths: Sequence[Path], out: Path) -> None:
         writer.write({key: value for key, value in state.items() if key not in FOR_TRAINING}, out)
     except OSError as e:
         raise UsageError(f"--out {out} could not be written: {e.strerror}") from e
+
+
+def _pretrained(config: Mapping[str, Any]) -> bool:
+    """Does a run of it begin from the same weights, whatever its seed?"""
+    args = config["arch"].get("args") or {}
+    return bool(config.get("init_from") or args.get("weights") or args.get("pretrained"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ ALL_IMAGES = ["data_loader.args.fold=null", "data_loader.args.folds=null"]  # no
 VARIANTS = {
     "frozen backbone": [
         "callbacks=[{type: Freeze, args: {freeze: ['*'], but_not: [classifier]}}]",
-        "optimizer.groups=[{match: classifier, lr: 3e-3}]", "data_loader.args.min_area=0.5",
+        "optimizer.groups=[{match: classifier, lr: 3e-3}]", "data_loader.args.min_area=0.5", "trainer.epochs=6",
     ],
     "fine-tuned": [],
     "from scratch": [

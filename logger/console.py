@@ -13,6 +13,7 @@ from tqdm import tqdm
 from logger import NAME
 from logger.append_only_file import AppendOnlyFile
 from logger.progress_bar import can_redraw
+from utils.exit_codes import discard
 
 LEVELS = {0: logging.WARNING, 1: logging.INFO, 2: logging.DEBUG}  # DEBUG: the log points within an epoch
 
@@ -74,8 +75,13 @@ class _ConsoleHandler(logging.Handler):
             text = fold(text, shutil.get_terminal_size().columns)
         encoding = getattr(stream, "encoding", None) or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)  # a letter that it lacks ends no run
-        tqdm.write(text, file=stream)
-        stream.flush()
+        try:
+            tqdm.write(text, file=stream)
+            stream.flush()
+        except OSError as e:  # `| head -1` closed it, or its disk is full: no reason to end a run
+            discard(stream)
+            if stream is sys.stdout:
+                log.warning(f"cannot print more ({e.strerror}); the run continues, and log.txt has all lines")
 
 
 class _FileHandler(logging.Handler):

@@ -9,12 +9,14 @@ import torch  # noqa: F401 (for your code)
 import torch.nn.functional as F  # noqa: F401 (for your code)
 from torch import Tensor, nn  # noqa: F401 (for your code)
 
+from utils.errors import UsageError
+
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
     """Whether the class of the highest score [B, C] is the target [B]."""
     found = output.argmax(dim=1)
     if found.shape != target.shape:
-        raise ValueError(
+        raise UsageError(
             f"accuracy: it is for one class per sample [B], and the targets are {list(target.shape)}; of several "
             f"labels per sample, give {{type: Accuracy, args: {{task: multilabel, num_labels: N}}}} of torchmetrics"
         )
@@ -24,5 +26,5 @@ def accuracy(output: Tensor, target: Tensor) -> Tensor:
 def top_k_acc(output: Tensor, target: Tensor, k: int = 3) -> Tensor:
     """Whether the target [B] is among the `k` classes of the highest scores [B, C]."""
     if k > output.shape[1]:
-        raise ValueError(f"top_k_acc: k is {k}, but the model has {output.shape[1]} classes; set k to that or less")
+        raise UsageError(f"top_k_acc: k is {k}, but the model has {output.shape[1]} classes; set k to that or less")
     return (output.topk(k, dim=1).indices == target[:, None]).any(dim=1)

@@ -142,3 +142,5 @@ def test_what_it_does_not_accept(config: str, capsys: pytest.CaptureFixture[str]
     Path("file").touch()
     with pytest.raises(UsageError, match="give another place"):
         find.main(["lr", "-c", config, "--steps", "10", "--out", "file/inside"])
+    with pytest.raises(UsageError, match=r"optimizer\.args\.lr: it is 0 for all parameters"):
+        find.main(["lr", "-c", config, "--steps", "10", "optimizer.args.lr=0.0"])

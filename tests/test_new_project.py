@@ -188,12 +188,13 @@ def test_without_git(run, tmp_path):
 @pytest.mark.parametrize(
     ("folder", "says"),
     [
-        ("full", "is not empty. Name a folder that is empty or not yet there."),
-        ("file", "cannot be made or read: File exists"),
-        ("file/Mine", "cannot be made or read: Not a directory"),
+        ("full", "is not empty. Name a folder that is empty or does not exist yet."),
+        ("file", "cannot be created or read: File exists"),
+        ("file/Mine", "cannot be created or read: Not a directory"),
         ("My Project", "'My Project' cannot name a Python project."),
         ("mine-", "'mine-' cannot name a Python project."),
         ("Projekt-für-mich", "cannot name a Python project."),
+        ("Torch", "Torch is a package that the project itself installs. Choose a name such as MyTorch."),
         (ROOT / "Mine", "lies inside the template. Name a folder beside it"),
         (ROOT, "lies inside the template."),
         ("/", "'' cannot name a Python project."),

@@ -44,6 +44,18 @@ def test_one_to_share_is_what_was_validated_without_the_optimizer(tiny: Tiny) ->
     assert out.stat().st_size < best.stat().st_size / 2
 
 
+def test_runs_of_several_seeds(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    """From random weights of their own, their mean is useless."""
+    start = tiny.folder / "start/checkpoints/checkpoint-step1.pth"
+    tiny.train("trainer.max_steps=1", run="start")
+    for seed in (1, 2):
+        tiny.train("trainer.max_steps=1", f"seed={seed}", run=f"own{seed}")
+        tiny.train("trainer.max_steps=1", f"seed={seed}", f"init_from={start}", run=f"same{seed}")
+    for name, warned in (("own", True), ("same", False)):
+        soup.main([*(str(tiny.folder / f"{name}{i}") for i in (1, 2)), "--out", str(tiny.folder / f"{name}.pth")])
+        assert ("warning: these runs have the seeds 1, 2" in capsys.readouterr().out) == warned
+
+
 def test_what_it_does_not_accept(tiny: Tiny) -> None:
     tiny.train("trainer.max_steps=1", run="small")
     tiny.train("trainer.max_steps=1", "arch.args.hidden=[8]", run="other")

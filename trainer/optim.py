@@ -64,7 +64,7 @@ class MuonAdamW(Optimizer):
     and one weight_decay serve both, as Muon's steps are scaled to the size of AdamW's (arXiv:2502.16982).
     """
 
-    USUAL = ("*embed*", "*tokens*", "*positions*", "*head*", "*classifier*", "*fc", "*output")
+    USUAL = ("*embed*", "*emb", "*wte", "*wpe", "*tokens*", "*positions*", "*head*", "*classifier*", "*fc", "*output")
 
     def __init__(
         self,

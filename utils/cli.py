@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from utils.config import Config
     from utils.run_folder import Run
 
-DEVICES = "the GPUs to use, by number, one process for each; or cpu"
+DEVICES = "GPUs to use, by number, one process for each; or cpu"
 KEYS = "KEY=VALUE sets any key of the config; dots separate nested keys: trainer.epochs=3 optimizer.args.lr=1e-3"
 TRAIN = f"""
 {KEYS}
@@ -53,9 +53,9 @@ def parse(description: str, options: dict[str, str], argv: list[str] | None = No
     add("-r", "--resume", metavar="RUN", help="continue a run: its folder, one of its checkpoints, or auto")
     add("-d", "--device", metavar="0,1", dest="devices", help=DEVICES)
     add("--run-id", metavar="ID", help="name of the run's folder (default: the current time)")
-    add("--check", action="store_true", help="check in a minute that the config trains and resumes; keeps no files")
+    add("--check", action="store_true", help="check in a minute that the config trains and resumes; leaves no files")
     add("--print-config", action="store_true", help="print the resolved config and exit")
-    add("--replay", type=int, metavar="STEP", help="with -r: run this one step of the run again and exit")
+    add("--replay", type=int, metavar="STEP", help="with -r: repeat this one step, report on it, and exit")
     for option, key in options.items():
         add(option, metavar="X", dest="short", action="append", default=[],
             type=(key + "={}").format, help=f"short for {key}=X")  # fmt: skip
@@ -86,8 +86,9 @@ def parse_run(
     after those of --data, is found too, so that it may come last. Exits with 2 and an error message if it is wrong.
     """
     parser = parser_for(description, f"\n{KEYS}\n\nexamples:\n{examples}")
-    parser.add_argument("-r", "--run", "--resume", nargs="+", required=True, metavar="RUN", dest="runs",
-                        help="a run's folder (its best checkpoint), a checkpoint, or a file of export.py"
+    parser.add_argument("-r", "--run", "--resume", nargs="+", required=True, dest="runs",
+                        metavar="RUN" if several else ("RUN", "KEY=VALUE"),
+                        help="a run's folder (its best checkpoint), a checkpoint, or a file that export.py wrote"
                         + ("; the predictions of several are averaged" if several else ""))  # fmt: skip
     parser.add_argument("-d", "--device", metavar="0,1", dest="devices", help=DEVICES)
     add_options(parser)

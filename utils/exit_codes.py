@@ -6,20 +6,25 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from utils.errors import Interrupted, Stopped, UsageError, dead_worker
 
 
 def exit_with(main: Callable[[], int | None]) -> None:
     """Run `main`, print how it failed, and exit with the code that it returns (None: 0) or of its error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the console cannot show must not end the run
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
+        elif isinstance(stream, io.TextIOWrapper):  # a character that the console cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
         code = _explained(main) or 0
-    except (UsageError, Stopped) as e:
         sys.stdout.flush()
+    except (UsageError, Stopped) as e:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
         print(f"{'error' if e.exit_code == 2 else 'stopped'}: {e}", file=sys.stderr)
         _exit(e.exit_code)
     except Interrupted as e:
@@ -29,9 +34,32 @@ def exit_with(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         _exit(130)
     except Exception as e:
+        if isinstance(e, OSError) and e.filename is None and _is_lost(sys.stdout):
+            if isinstance(e, BrokenPipeError):
+                _exit(141)  # as other programs end after `| head -1`: 128 + SIGPIPE
+            print(f"stopped: cannot write to standard output: {e.strerror}", file=sys.stderr)
+            _exit(3)
         print(traceback_of(e), end="", file=sys.stderr)
         _exit(1)
     _exit(code)
+
+
+def _is_lost(stream: TextIO) -> bool:
+    """Whether an empty line cannot be printed; if so, discards the stream."""
+    try:
+        print(file=stream, flush=True)
+    except OSError:
+        discard(stream)
+        return True
+    return False
+
+
+def discard(stream: TextIO) -> None:
+    """From now on, write nothing, so that Python does not fail again when it flushes the stream at its exit."""
+    with contextlib.suppress(OSError):  # a stream without a file descriptor, as in a notebook
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _explained(main: Callable[[], int | None]) -> int | None:

@@ -162,8 +162,7 @@ def find_run(resume: str) -> Run:
     path = Path(resume)
     if os.path.isfile(path):  # Path raises for a long name
         run = Run(path.parent.parent, path)
-        if path.suffix in (".yaml", ".yml", ".json"):
-            raise UsageError(f"-r {resume}: a config, expected a run's folder; to start a run, write -c {resume}")
+        _refuse_config(path)
         if path.parent.name != CHECKPOINTS or not (run.folder / "config.yaml").is_file():
             raise UsageError(
                 f"-r {resume}: this checkpoint is not in a run's folder (RUN/{CHECKPOINTS}/), so it cannot be "
@@ -184,9 +183,12 @@ def find_run(resume: str) -> Run:
     folder = path if os.path.isdir(path) else path.parent
     near = sorted(folder.glob("*/config.yaml")) or sorted(folder.glob("*/*/config.yaml"))
     there = f"; runs there: {', '.join(str(p.parent) for p in near[-5:])}" if near else ""
-    raise UsageError(
-        f"-r {resume}: neither a run nor a checkpoint; give a run's folder, a checkpoint file or auto{there}"
-    )
+    raise UsageError(f"-r {resume}: neither a run nor a checkpoint; give a run's folder or a checkpoint file{there}")
+
+
+def _refuse_config(path: Path) -> None:
+    if path.suffix in (".yaml", ".yml", ".json"):
+        raise UsageError(f"-r {path}: a config, expected a run's folder; to start a run, write train.py -c {path}")
 
 
 def is_exported(path: str) -> bool:
@@ -198,6 +200,7 @@ def find_checkpoint(resume: str) -> Path:
     """The checkpoint that `-r` names: a file, or the best checkpoint of a run, or else its newest."""
     path = Path(resume)
     if os.path.isfile(path):
+        _refuse_config(path)
         return path
     run = find_run(resume)
     best = run.checkpoints / BEST

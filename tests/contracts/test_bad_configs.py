@@ -57,7 +57,7 @@ CASES: list[tuple[str, dict, str]] = [
     (
         "binary",
         {"x.yaml": b"PK\x03\x04\xff\xfe"},
-        "x.yaml: not UTF-8 text; to continue from a checkpoint, use -r",
+        "x.yaml:1: not UTF-8 text; save the file as UTF-8",
     ),
     (
         "null byte",
@@ -826,7 +826,7 @@ def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
         (["-c", "{config}", "name=../elsewhere"], 'name=../elsewhere: got "../elsewhere", expected a folder name'),
         (
             ["-c", "{config}", "trainer.epochs"],
-            "trainer.epochs: no such file; to set a key of the config, write KEY=VALUE",
+            "trainer.epochs: no such file; to set a key of the config, write KEY=VALUE without spaces",
         ),
         (["{config}"], "to use a config file, write -c FILE"),
         ([], "no config given"),

@@ -80,13 +80,15 @@ def test_which_parameters_muon_has():
         def __init__(self):
             super().__init__()
             self.embedding, self.positions = torch.nn.Embedding(4, 8), torch.nn.Embedding(4, 8)
+            self.tok_emb, self.wte = torch.nn.Embedding(4, 8), torch.nn.Embedding(4, 8)  # of minGPT and nanoGPT
             self.block, self.head = torch.nn.Linear(8, 8), torch.nn.Linear(8, 2)
 
     net = Text()
     names = {p: name for name, p in net.named_parameters()}
     optimizer = MuonAdamW(list(net.named_parameters()))
     of = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
-    assert of == [["block.weight"], ["embedding.weight", "positions.weight", "block.bias", "head.weight", "head.bias"]]
+    embeddings = ["embedding.weight", "positions.weight", "tok_emb.weight", "wte.weight"]
+    assert of == [["block.weight"], [*embeddings, "block.bias", "head.weight", "head.bias"]]
     with pytest.raises(UsageError, match=r"optimizer.args.adamw: 'hed' matches no parameter \(did you mean 'head'"):
         MuonAdamW(list(net.named_parameters()), adamw=["hed"])
 

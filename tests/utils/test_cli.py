@@ -99,7 +99,7 @@ def test_a_run_id_for_an_old_run(folder: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_config_after_r(folder: Path) -> None:
-    with pytest.raises(UsageError, match=r"-r x.yaml: a config, expected a run's folder; .* write -c x.yaml"):
+    with pytest.raises(UsageError, match=r"-r x.yaml: a config, expected a run's folder; .* write train.py -c x.yaml"):
         read("-r x.yaml")
 
 

@@ -125,6 +125,12 @@ def test_find_checkpoint(run: Path) -> None:
     assert find_checkpoint(str(newest)) == newest
 
 
+def test_a_config_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: a")
+    with pytest.raises(UsageError, match="a config, expected a run's folder"):
+        find_checkpoint(str(tmp_path / "x.yaml"))
+
+
 def test_find_run(run: Path) -> None:
     checkpoint = run / CHECKPOINTS / "checkpoint-step2.pth"
     checkpoint.touch()

@@ -1,6 +1,6 @@
 """Freeze: keeps parameters as they are, to the end or until a step or epoch."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -10,21 +10,22 @@ from trainer.engine.due import is_whole
 from trainer.engine.train_mode import frozen, is_batch_norm, owned
 from utils.errors import UsageError
 from utils.patterns import select
-from utils.tensors import unwrap
+from utils.tensors import count_parameters, unwrap
 
 
 class Freeze:
     """Freezes the parameters whose names match, as in {freeze: ["*"], but_not: [classifier], until_epoch: 2}.
 
-    freeze, but_not: patterns of parameter names; `head` alone means all that is in it. until_epoch, until_step: how
-    many epochs or steps it lasts; null: to the end. Batch norm that is frozen stays in eval mode. The optimizer has the
-    parameters from the start, so that schedules and a resume stay exact; they have no gradient until they train.
+    freeze, but_not: patterns of parameter names, or classes of layers such as BatchNorm2d; `head` alone means all that
+    is in it. until_epoch, until_step: how many epochs or steps it lasts; null: to the end. Batch norm that is frozen
+    stays in eval mode. The optimizer has the parameters from the start, so that schedules and a resume stay exact; they
+    have no gradient until they train.
     """
 
     def __init__(
         self,
-        freeze: list[str],
-        but_not: list[str] | None = None,
+        freeze: str | list[str],
+        but_not: str | list[str] | None = None,
         until_epoch: int | None = None,
         until_step: int | None = None,
     ) -> None:
@@ -36,7 +37,7 @@ class Freeze:
             )
         self.freeze, self.but_not = freeze, but_not or []
         self.until_epoch, self.until_step = until_epoch, until_step
-        self._parameters: dict[str, nn.Parameter] = {}  # while they are frozen
+        self._held: set[nn.Parameter] = set()  # those that train again when it ends
 
     def before_training(self, trainer: BaseTrainer) -> None:
         if trainer.step >= self._until(trainer):
@@ -44,16 +45,18 @@ class Freeze:
         model = unwrap(trainer.model)
         if not model.training:  # as those of Hugging Face arrive: what is in eval mode below stays there
             model.train()
-        named = dict(model.named_parameters())
-        trained = select(self.but_not, named, "callbacks: Freeze: but_not")
-        names = [name for name in select(self.freeze, named, "callbacks: Freeze: freeze") if name not in trained]
-        if self.freeze and not names:
+        named = dict(model.named_parameters(remove_duplicate=False))  # shared weights by all their names
+        trained = {named[name] for name in select(_by_class(self.but_not, model), named, "callbacks: Freeze: but_not")}
+        found = [named[name] for name in select(_by_class(self.freeze, model), named, "callbacks: Freeze: freeze")]
+        held = [p for p in dict.fromkeys(found) if p not in trained]
+        if self.freeze and not held:
             raise UsageError(
                 f"callbacks: Freeze: freeze {self.freeze} with but_not {self.but_not} freezes nothing; give patterns "
                 f"of parameter names, such as '*', or leave out the callback"
             )
-        self._parameters = {name: named[name] for name in names}
-        for p in self._parameters.values():
+        others = _held_by(trainer)
+        self._held = {p for p in held if p.requires_grad or p in others}  # not what the model itself has frozen
+        for p in held:
             p.requires_grad_(False)
         if frozen(model):
             raise UsageError(
@@ -62,7 +65,7 @@ class Freeze:
         for _, module, owner in owned(model):
             if is_batch_norm(module) and frozen(owner):
                 module.eval()
-        size, total = (sum(p.numel() for p in of.values()) for of in (self._parameters, named))
+        size, total = sum(p.numel() for p in held), count_parameters(model)
         until = {} if self._until(trainer) == float("inf") else {"epoch": self.until_epoch, "step": self.until_step}
         ends = [f" until the end of {unit} {n}" for unit, n in until.items() if n is not None]
         log.info(f"Freeze: {size:,} of {total:,} parameters are frozen{''.join(ends)}")
@@ -70,18 +73,32 @@ class Freeze:
             log.warning(f"Freeze: the run ends before: it has {trainer.max_steps} steps, so they are frozen to the end")
 
     def after_step(self, trainer: BaseTrainer) -> None:
-        if not self._parameters or trainer.step < self._until(trainer):
+        if not self._held or trainer.step < self._until(trainer):
             return
-        mine, self._parameters = self._parameters, {}
-        others: list[Any] = [other for other in trainer.callbacks if isinstance(other, Freeze)]
-        held = {p for other in others for p in other._parameters.values()}
-        for p in mine.values():
-            p.requires_grad_(p not in held)
+        mine, self._held = self._held, set()
+        others = _held_by(trainer)
+        for p in mine:
+            p.requires_grad_(p not in others)
         trainer.train_mode()
-        log.info(f"Freeze: {sum(p.numel() for p in mine.values()):,} more parameters train from step {trainer.step} on")
+        log.info(f"Freeze: {sum(p.numel() for p in mine):,} more parameters train from step {trainer.step} on")
 
     def _until(self, trainer: BaseTrainer) -> float:
         """The number of completed steps at which it ends."""
         if self.until_epoch is not None:
             return self.until_epoch * trainer.steps_per_epoch
         return float("inf") if self.until_step is None else self.until_step
+
+
+def _held_by(trainer: BaseTrainer) -> set[nn.Parameter]:
+    """What all of these callbacks hold."""
+    return {p for callback in trainer.callbacks if isinstance(callback, Freeze) for p in callback._held}
+
+
+def _by_class(patterns: str | Sequence[str], model: nn.Module) -> list[str]:
+    """The patterns, with the names of all layers of a class in place of its name."""
+    layers: dict[str, list[str]] = {}
+    for name, module in model.named_modules():
+        if name and any(True for _ in module.parameters()):
+            layers.setdefault(type(module).__name__, []).append(name)
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return [name for pattern in patterns for name in layers.get(pattern, [pattern])]

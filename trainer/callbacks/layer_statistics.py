@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.engine.base_trainer import BaseTrainer
+from utils.config.files import did_you_mean, nearest
 from utils.errors import UsageError
 from utils.process import group
 from utils.tensors import each_tensor, unwrap
@@ -18,25 +19,28 @@ class LayerStatistics:
     """In every `every`-th step, LAYER_mean, _std and _absmax, and LAYER_grad_..., as points of the split `layers`.
 
     They go to metrics.jsonl and all writers. The hooks exist in these steps only: the others cost nothing.
-    layers: patterns of module names, such as blocks.*.attention; null: all modules without children.
+    layers: patterns of module names, such as blocks.*.attention; null: all modules without children, which may be the
+    model itself.
     """
 
     def __init__(self, every: int = 100, layers: str | list[str] | None = None) -> None:
         if every < 1:
             raise UsageError(f"callbacks: LayerStatistics: every is {every}; give 1 or more")
         self.every = every
-        self.layers = [layers] if isinstance(layers, str) else layers
+        self.layers = [layers] if isinstance(layers, str) else layers or None
         self._hooks = contextlib.ExitStack()  # of the step that runs
         self._seen: dict[str, list[Tensor]] = {}
+        self._accumulate = 0  # micro-batches of the step that was seen
 
     def before_training(self, trainer: BaseTrainer) -> None:
-        chosen = self._chosen(trainer)
-        if not chosen:
-            names = [name for name, _ in unwrap(trainer.model).named_modules() if name]
-            raise UsageError(
-                f"callbacks: LayerStatistics: layers {self.layers} matches no module; the model has "
-                f"{', '.join(names[:20])}"
-            )
+        names = [name for name, _ in unwrap(trainer.model).named_modules() if name]
+        for pattern in self.layers or ():
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                near = did_you_mean(nearest(pattern.strip("*."), names))
+                raise UsageError(
+                    f"callbacks: LayerStatistics: layers: '{pattern}' matches no module{near}; the model has "
+                    f"{', '.join(names[:20]) or 'no modules in it'}"
+                )
         self._watch_next(trainer)
 
     def after_step(self, trainer: BaseTrainer) -> None:
@@ -54,15 +58,15 @@ class LayerStatistics:
         self._seen = {}
         self._hooks.enter_context(trainer.compiler.off())
         for name, module in self._chosen(trainer):
-            self._hooks.callback(module.register_forward_hook(self._hook(name)).remove)
+            self._hooks.callback(module.register_forward_hook(self._hook(trainer, name)).remove)
 
     def _chosen(self, trainer: BaseTrainer) -> list[tuple[str, nn.Module]]:
-        modules = [(name, module) for name, module in unwrap(trainer.model).named_modules() if name]
+        modules = unwrap(trainer.model).named_modules()
         if self.layers is None:
-            return [(name, module) for name, module in modules if not any(module.children())]
-        return [(n, m) for n, m in modules if any(fnmatch.fnmatchcase(n, pattern) for pattern in self.layers)]
+            return [(name or type(module).__name__, module) for name, module in modules if not any(module.children())]
+        return [(n, m) for n, m in modules if n and any(fnmatch.fnmatchcase(n, pattern) for pattern in self.layers)]
 
-    def _hook(self, name: str) -> Any:
+    def _hook(self, trainer: BaseTrainer, name: str) -> Any:
         def look(tensor: Tensor) -> Tensor:
             if tensor.is_floating_point():
                 self._note(name, tensor)
@@ -72,6 +76,9 @@ class LayerStatistics:
 
         def hook(module: nn.Module, inputs: Any, outputs: Any) -> None:
             if torch.is_grad_enabled():  # else it is an evaluation, which may come before the next step
+                accumulate = trainer.data_loader.sampler.accumulate
+                if accumulate != self._accumulate:  # memory ran out, and the step runs again
+                    self._seen, self._accumulate = {}, accumulate
                 each_tensor(look, outputs)
 
         return hook

@@ -1,36 +1,29 @@
 """`init_from`: a new run begins with weights of an earlier one, of the 2020 template, or of a plain state_dict."""
 
-import contextlib
+import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.checkpoint.files import verify
 from utils.config import published
 from utils.errors import UsageError
 from utils.process.group import barrier, is_local_main
+from utils.run_folder import find_checkpoint
 from utils.tensors import load_weights
 
-LEGACY = (  # what a 2020-template checkpoint holds besides tensors and plain types
-    "parse_config.ConfigParser",
-    "parse_config.parse_config.ConfigParser",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "datetime.datetime",
-    "numpy.dtype",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Float32DType",
-)
-
+SAVE = "torch.save(model.state_dict(), 'weights.pth')"
+SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+NO_NOTHING = ("torch.nn.modules.", "torch.distributed.")  # a whole model, and tensors
+RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # since Python 2, whose names pickle writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 
 
@@ -39,8 +32,9 @@ def load(model: nn.Module, path: Path) -> list[str]:
 
     Raises UsageError where none fits.
     """
-    prefix, weights = _best(path, model.state_dict())
-    return _load(model, weights, f"init_from {path}", f", without the prefix {prefix}" if prefix else "")
+    path = _file(path)
+    how, weights = _best(path, model.state_dict())
+    return _load(model, weights, f"init_from {path}", how)
 
 
 def load_published(config: Any) -> list[str]:
@@ -72,8 +66,11 @@ def _published(name: str, make: Any) -> nn.Module:
         ) from e
 
 
-def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str = "") -> list[str]:
+def _load(model: nn.Module, weights: Mapping[str, Any], where: str, how: str = "") -> list[str]:
     own = model.state_dict()
+    resized = _resized(weights, own)
+    changed = [f"{k} {list(weights[k].shape)} -> {list(own[k].shape)}" for k in resized]
+    weights = {**weights, **resized}
     fits = _fitting(weights, own)
     if not fits:
         raise UsageError(
@@ -81,7 +78,7 @@ def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str
             f"it has {', '.join(list(weights)[:3])}, ...; the model has {', '.join(list(own)[:3])}, ..."
         )
     load_weights(model, fits, strict=False)
-    lines = [f"{where}: {len(fits)} of the model's {len(own)} tensors loaded{without}"]
+    lines = [f"{where}: {len(fits)} of the model's {len(own)} tensors loaded{how}"]
     shapes = [k for k in weights if k in own and k not in fits]
     missing = [k for k in own if k not in weights]
     if (head := _head(model)) and not missing and {k.rpartition(".")[0] for k in shapes} == {head}:
@@ -91,6 +88,7 @@ def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str
         lines.append(f"{head} is a fresh head, which starts from zero: {sizes}")
         shapes = []
     for what, keys in (
+        ("resized, for images of another size or other channels", changed),
         ("missing there, left as initialized", missing),
         ("not in the model, left out", [k for k in weights if k not in own]),
         (
@@ -101,6 +99,27 @@ def _load(model: nn.Module, weights: Mapping[str, Any], where: str, without: str
         if keys:
             lines.append(f"{len(keys)} {what}: {', '.join(keys)}")
     return lines
+
+
+def _resized(weights: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What fits once it is resized, as timm does: the first convolution, and position embeddings [1, N, D] of a ViT."""
+    found = dict[str, Tensor]()
+    first = next((k for k, v in own.items() if isinstance(v, Tensor) and v.dim() == 4), None)
+    for k, value in weights.items():
+        old, new = _shape(value), _shape(own.get(k))
+        if not old or not new or old == new or len(old) != len(new) or not value.is_floating_point():
+            continue
+        if k == first and old[1] in (1, 3) and (old[0], old[2:]) == (new[0], new[2:]):
+            several = value.repeat(1, -(-new[1] // old[1]), 1, 1)[:, : new[1]] * (old[1] / new[1])
+            found[k] = value.sum(1, keepdim=True) if new[1] == 1 else several
+        elif "pos" in k and len(old) == 3 and old[0] == 1 and (old[0], old[2]) == (new[0], new[2]):
+            for n in range(min(6, old[1], new[1])):  # tokens that are no patches
+                a, b = math.isqrt(old[1] - n), math.isqrt(new[1] - n)
+                if k not in found and (n + a * a, n + b * b) == (old[1], new[1]):
+                    grid = value[:, n:].float().unflatten(1, (a, a)).permute(0, 3, 1, 2)
+                    grid = F.interpolate(grid, (b, b), mode="bicubic", antialias=True).flatten(2).mT
+                    found[k] = torch.cat([value[:, :n], grid.to(value.dtype)], 1)
+    return found
 
 
 def _head(model: nn.Module) -> str | None:
@@ -119,7 +138,7 @@ def read(path: Path, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _best(path: Path, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A prefix of names, and the weights without it: of all state_dicts in the file, what fits best."""
+    """What fits best of all state_dicts in the file, by the names of `own`; and how the names were changed for that."""
     found = list(_state_dicts(_read(path)))
     if not found:
         raise UsageError(f"{path} holds no model weights: a state_dict, or a checkpoint with `model` or `state_dict`")
@@ -128,13 +147,22 @@ def _best(path: Path, own: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
         return "", shards.load_weights(path)
     found += [{k.replace("_orig_mod.", ""): v for k, v in weights.items()} for weights in found]  # of torch.compile
-    best, most = ("", found[0]), -1
+    how, best, most = "", found[0], -1
     for weights in found:
         for prefix, part in _without_prefixes(weights):
             fits = len(_fitting(part, own))
             if fits > most and (not prefix or 2 * fits >= len(part)):  # a few may fit by chance
-                best, most = (prefix, part), fits
-    return best
+                how, best, most = (f", without the prefix {prefix}" if prefix else ""), part, fits
+    if 2 * most >= len(best):
+        return how, best
+    for weights in found:  # of a part of the model: a backbone
+        for prefix, part in _without_prefixes(weights):
+            for inside, place in _without_prefixes(dict(own)) if 2 * len(part) > len(weights) else ():
+                fits = len(_fitting(part, place))
+                if fits > most and 2 * fits >= len(weights):
+                    without = f", without the prefix {prefix}" if prefix else ""
+                    how, best, most = f"{without}, into {inside}", {inside + k: v for k, v in part.items()}, fits
+    return how, best
 
 
 def _state_dicts(data: Any, depth: int = 4) -> Iterator[dict[str, Any]]:
@@ -164,33 +192,71 @@ def _shape(value: Any) -> torch.Size | None:
     return value.shape if isinstance(value, Tensor) else None  # a module's extra state may be anything
 
 
+def _file(path: Path) -> Path:
+    """The checkpoint of a run, where its folder is given; raises UsageError where there is no file."""
+    if os.path.isfile(path):  # Path raises for a long name
+        return path
+    if os.path.isfile(path / "config.yaml"):
+        return find_checkpoint(str(path))
+    there = sorted(p.name for p in path.iterdir() if p.suffix in SUFFIXES) if os.path.isdir(path) else []
+    what = "this is a folder" if os.path.isdir(path) else "no such file"
+    if str(path).startswith(("http:", "https:")):
+        what = "this is an address: download the file"
+    raise UsageError(
+        f"init_from {path}: {what}; give a run's folder or a file of weights, such as "
+        f"{path / there[0] if there else 'saved/NAME/RUN/checkpoints/model_best.pth'}"
+    )
+
+
 def _read(path: Path) -> Any:
-    if not os.path.isfile(path):  # Path raises for a long name
-        raise UsageError(f"{path}: no such file; give a checkpoint, as saved/NAME/RUN/checkpoints/model_best.pth")
     with open(path, "rb") as file:
         begin = file.read(len(OLD_FORMAT))
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     is_zip = zipfile.is_zipfile(path)
+    if begin[8:9] == b"{" or (path.suffix == ".safetensors" and not is_zip):
+        return _read_safetensors(path)
     if not is_zip and begin != OLD_FORMAT:
+        kinds = {b"": "it is empty", b"PK": "it is incomplete", b"\x1f\x8b": "it is compressed by gzip; unpack it"}
         kind = "written by pickle alone" if begin[:1] == b"\x80" else f"it begins with {begin.decode('latin-1')!r}"
-        raise UsageError(
-            f"{path} is not a torch.save file: {kind if begin else 'it is empty'}. Give a checkpoint, or a state_dict "
-            f"saved by torch.save(model.state_dict(), 'weights.pth')"
-        )
+        raise _not_weights(path, kinds.get(begin[:2], kind))
     try:
         if is_zip:
             verify(path)
-        with _legacy_globals():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        stand_ins: list[Any] = [(_Nothing, name) for name in _globals(path) if not name.startswith(NO_NOTHING)]
+        with open(path, "rb") as file, torch.serialization.safe_globals(stand_ins):  # a path may end in .safetensors
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except UsageError:
+        raise
     except Exception as e:
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
         if isinstance(e, pickle.UnpicklingError):
             why = "it holds Python objects, and loading those could run code"
         raise UsageError(
-            f"{path} cannot be used: {why}. If you trust it, convert it once where it was made: "
-            f"torch.save(model.state_dict(), 'weights.pth')"
+            f"{path} cannot be used: {why}. If you trust it, convert it once where it was made: {SAVE}"
         ) from e
+
+
+def _not_weights(path: Path, kind: str) -> UsageError:
+    return UsageError(f"{path} is not a torch.save file: {kind}. Give a checkpoint, or a state_dict saved by {SAVE}")
+
+
+def _globals(path: Path) -> set[str]:
+    """The names of the classes and functions that a torch.save file refers to."""
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            return {name for _ in range(4) for name in _globals_in(file)}  # two numbers, the system, the data
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2]: name for name in archive.namelist()}
+        if "data.pkl" not in names or "constants.pkl" in names:  # of TorchScript
+            raise _not_weights(path, "a zip file of another kind")
+        with archive.open(names["data.pkl"]) as data:
+            return set(_globals_in(data))
+
+
+def _globals_in(file: IO[bytes]) -> Iterator[str]:
+    for code, argument, _ in pickletools.genops(file):
+        if code.name == "GLOBAL":
+            module, _, name = str(argument).partition(" ")
+            yield f"{RENAMED.get(module, module)}.{name}"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -206,22 +272,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} cannot be used: {e}; it is incomplete, or no safetensors file: get it again") from e
 
 
-@contextlib.contextmanager
-def _legacy_globals() -> Iterator[None]:
-    """Let a checkpoint of the 2020 template name what its config and its best value were made of: as a stand-in."""
+class _Nothing:
+    """Stands in for what a checkpoint holds besides tensors and plain types: a config, a best value, arguments.
 
-    class Nothing:
-        """Accepts any arguments and runs none of the pickled code."""
+    Accepts any arguments and runs none of the pickled code.
+    """
 
-        def __new__(cls, *_: object) -> "Nothing":
-            return super().__new__(cls)
+    def __new__(cls, *_: object) -> "_Nothing":
+        return super().__new__(cls)
 
-        def __init__(self, *_: object) -> None: ...
+    def __init__(self, *_: object) -> None: ...
 
-        def __setstate__(self, _: object) -> None: ...
+    def __setstate__(self, _: object) -> None: ...
 
-        def __hash__(self) -> int:
-            return 0
-
-    with torch.serialization.safe_globals([(Nothing, name) for name in LEGACY]):
-        yield
+    def __hash__(self) -> int:
+        return 0

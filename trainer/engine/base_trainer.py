@@ -258,7 +258,7 @@ class BaseTrainer(Step):
             if hasattr(callback, "after_step"):
                 callback.after_step(self)
         if self._untrained is not None:
-            self._untrained.after_step(end_of_epoch)
+            self._untrained.after_step(end_of_epoch, self.skipped_updates.updates)
         self.reporter.step(self._step_size)
         return rates
 

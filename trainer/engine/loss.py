@@ -1,6 +1,7 @@
 """The criterion as the training step calls it: what its mean is over, and what its first batch shows to be wrong."""
 
 import functools
+import inspect
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from utils.errors import UsageError
 from utils.tensors import count_labels
 
 OF_THE_PROJECT = ("cross_entropy", "nll_loss", "focal_loss", "dice_loss")  # functions of model/loss.py around torch's
+ONE_BY_ONE = ("HingeEmbeddingLoss", "KLDivLoss", "PoissonNLLLoss", "SoftMarginLoss")  # broadcast without a warning
 # What a loss is the mean over: a number, None for samples, or "sum" for a loss that is a sum over samples
 Weight = float | Tensor | Literal["sum"] | None
 
@@ -92,8 +94,15 @@ class Loss:
                 f"labels, but not the labels of a validation; give cross_entropy, or a data set whose targets are 0 or "
                 f"1 for each class"
             )
+        if self._of_torch and len(needed := _required(self.criterion.forward)) > 2:
+            raise UsageError(
+                f"loss: {self._name} takes {', '.join(needed)}, and the trainer gives it outputs and targets; write a "
+                f"function (output, target) in model/loss.py that calls it with parts of them"
+            )
         if isinstance(targets, Tensor) and isinstance(output := main_output(outputs), Tensor):
             self._check_classes(output, targets)
+            if self._name in ONE_BY_ONE and _grows(output.shape, targets.shape):
+                raise self._other_shapes(outputs, targets, "would be broadcast against each other")
             if output.requires_grad and output.dim() > 1 and not output.is_meta:
                 _check_last_layer(self._name, output[:8].detach().float())
         with warnings.catch_warnings():
@@ -174,6 +183,19 @@ def _weight_of(criterion: Any) -> Callable[[Any], Weight] | None:
     return None
 
 
+def _required(function: Callable[..., Any]) -> list[str]:
+    """The names of its parameters without a default."""
+    return [name for name, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+
+
+def _grows(a: torch.Size, b: torch.Size) -> bool:
+    """Do shapes such as [B, 1] and [B] become [B, B], which is neither of them?"""
+    try:
+        return torch.broadcast_shapes(a, b) not in (a, b)
+    except RuntimeError:  # torch refuses them, too
+        return False
+
+
 def _name(criterion: Any) -> str:
     loss = criterion.func if isinstance(criterion, functools.partial) else criterion
     return getattr(loss, "__name__", type(loss).__name__)
@@ -181,10 +203,11 @@ def _name(criterion: Any) -> str:
 
 def _check_last_layer(name: str, outputs: Tensor) -> None:
     """Warn of a model that ends with the softmax that its loss applies itself, or lacks the one that it expects."""
+    of_logs = name in ("NLLLoss", "nll_loss") or (name == "KLDivLoss" and outputs.dim() == 2)
     if name in ("CrossEntropyLoss", "cross_entropy") and bool((outputs >= 0).all()) and _all_ones(outputs.sum(1)):
         wrong = "look like probabilities, but it applies softmax itself"
         instead = "end the model with its last linear layer"
-    elif name in ("NLLLoss", "nll_loss") and not _all_ones(outputs.exp().sum(1)):
+    elif of_logs and not _all_ones(outputs.exp().sum(1)):
         wrong = "are no log-probabilities, which it expects"
         instead = "end the model with log_softmax(dim=1), or use cross_entropy"
     else:

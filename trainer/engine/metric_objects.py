@@ -1,8 +1,9 @@
 """Metrics that are objects with a state of their own, such as those of torchmetrics: they see each batch of an
 evaluation, and give one result at its end."""
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from utils.errors import Stopped, UsageError
 from utils.process import group
 from utils.tensors import each_tensor
 
+KEEP_RESULTS = {"MetricTracker", "MinMaxMetric"}  # of torchmetrics
 SHOWN = 10  # elements of a result on the console; metrics.jsonl and TensorBoard have all
 
 
@@ -21,21 +23,50 @@ def is_object(metric: Any) -> bool:
     return hasattr(metric, "update") and hasattr(metric, "compute")
 
 
+def of_torchmetrics(metric: Any) -> bool:
+    return type(metric).__module__.startswith("torchmetrics")
+
+
 def by_element(name: str, value: Any) -> dict[str, Tensor]:
     """A result as tensors: entries of mappings and sequences, also nested, as NAME_key and NAME_0. NumPy works too."""
     if isinstance(value, Mapping):
         entries = list(value.items())
     elif isinstance(value, (list, tuple)) and any(isinstance(v, (Tensor, Mapping, list, tuple)) for v in value):
         entries = list(enumerate(value))
+    elif isinstance(value, Tensor):
+        return {name: value}
     else:
-        return {name: value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)}
+        try:
+            return {name: torch.as_tensor(value, dtype=torch.float64)}
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise UsageError(
+                f"metrics: {name} is {value!r:.80}; a metric returns numbers and tensors, or lists and dicts of them"
+            ) from e
     return {key: v for part, inner in entries for key, v in by_element(f"{name}_{part}", inner).items()}
+
+
+@contextlib.contextmanager
+def explained(name: str, metric: Any, **given: Any) -> Iterator[None]:
+    """Raise Stopped for an error of a metric of torchmetrics. One of your own keeps the traceback of its own line."""
+    try:
+        yield
+    except UsageError as e:  # too late for one
+        raise Stopped(str(e)) from e
+    except Exception as e:
+        if not of_torchmetrics(metric):
+            raise
+        shapes = [f"{key} {list(t.shape)} {t.dtype}" for key, t in given.items() if isinstance(t, Tensor)]
+        seen = f" for {', '.join(shapes)}".replace("torch.", "") if shapes else ""
+        raise Stopped(
+            f"metrics: {name} failed{seen}: {str(e).rstrip('.')}; give other arguments or another metric, or derive a "
+            f"class in model/metric.py whose update(outputs, targets) prepares its inputs"
+        ) from e
 
 
 class MetricObjects:
     """The metric objects of a config by their names in the log.
 
-    Raises UsageError for one that cannot be reset, or whose state is not combined over ranks.
+    Raises UsageError for one that cannot be reset or keeps earlier results, or whose state is not combined over ranks.
     """
 
     def __init__(self, objects: Mapping[str, Any], class_names: Sequence[str] = ()) -> None:
@@ -48,6 +79,12 @@ class MetricObjects:
             if not hasattr(metric, "reset"):
                 raise UsageError(
                     f"metrics: {name} has update and compute, but no reset; add one that begins a new evaluation"
+                )
+            kinds = {type(module).__name__ for module in _modules(metric)}
+            if kept := kinds & KEEP_RESULTS:
+                raise UsageError(
+                    f"metrics: {min(kept)} keeps results from one evaluation to the next, and metrics.jsonl has each "
+                    f"of them; give the metric inside of it"
                 )
             if group.world_size() > 1 and not hasattr(metric, "sync") and not _parts(metric):
                 raise UsageError(
@@ -79,7 +116,10 @@ class MetricObjects:
         values: dict[str, float] = {}
         for name, metric in self.objects.items():
             of_metric: dict[str, float] = {}
-            for key, value in by_element(name, _over_ranks(metric)).items():
+            result = _over_ranks(name, metric)
+            with explained(name, metric):
+                elements = by_element(name, result)
+            for key, value in elements.items():
                 value = value.squeeze()
                 places = itertools.product(*(self.labels(n) for n in value.shape))
                 of_metric |= {
@@ -98,11 +138,14 @@ class MetricObjects:
 
 def _parts(metric: Any) -> list[Any]:
     """The metric and those in it that have a state of torchmetrics: a MetricCollection or a wrapper has none itself."""
-    modules = metric.modules() if isinstance(metric, nn.Module) else [metric]
-    return [module for module in modules if hasattr(module, "dist_sync_fn")]
+    return [module for module in _modules(metric) if hasattr(module, "dist_sync_fn")]
 
 
-def _over_ranks(metric: Any) -> Any:
+def _modules(metric: Any) -> list[Any]:
+    return [*metric.modules()] if isinstance(metric, nn.Module) else [metric]
+
+
+def _over_ranks(name: str, metric: Any) -> Any:
     """The result over the samples of all ranks, in rank order.
 
     torchmetrics gathers the tensors of a list one by one, which fails where ranks have lists of other lengths, as those
@@ -122,7 +165,8 @@ def _over_ranks(metric: Any) -> Any:
                 elif isinstance(value, list):
                     joined = [entry for of_rank in of_ranks for entry in of_rank[key]]
                     setattr(part, key, each_tensor(lambda t, device=part.device: t.to(device), joined))  # type: ignore[misc]
-        return metric.compute()
+        with explained(name, metric):
+            return metric.compute()
     finally:  # no rank keeps the samples of the others
         for part, own_sync, state in kept:
             part.dist_sync_fn = own_sync

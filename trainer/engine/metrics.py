@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.engine.metric_objects import MetricObjects, by_element, is_object
+from logger.console import log
+from trainer.engine.metric_objects import MetricObjects, by_element, explained, is_object, of_torchmetrics
 from trainer.engine.outputs import call_with_outputs, main_output
+from utils.errors import Stopped
 from utils.process import group
 from utils.tensors import to_device
 
@@ -159,6 +161,7 @@ class Metrics:
         self.objects = {name: m for name, m in moved if is_object(m)}
         self._device, self._mixing = device, mixing
         self._evaluating = False
+        self._untried = {name: m for name, m in self.objects.items() if of_torchmetrics(m)}
         self._usual: set[str] = set()  # functions that return a value per sample, or a mean
         self._classes: dict[str, int] = {}  # of the functions that return a vector; 0: it has a value per sample
         self._stateful = MetricObjects(self.objects, class_names)
@@ -167,6 +170,8 @@ class Metrics:
         """The values of the functions: per sample [B], or the mean over the batch []."""
         if self._mixing is not None and not self._evaluating:
             targets = self._mixing.labels(targets)
+        if self._untried and not self._evaluating:
+            self._try(outputs, targets)
         plain = type(outputs) is Tensor and outputs.dtype == torch.float32 and not self._autocasts()
         if not plain or (self._evaluating and self.objects):
             return self._general(outputs, targets)
@@ -181,13 +186,27 @@ class Metrics:
         return self._device.type != "meta" and torch.is_autocast_enabled(self._device.type)
 
     @torch.no_grad()
+    def _try(self, outputs: Any, targets: Any) -> None:
+        """Show the first batch of training to the objects, and warn of those that fail: not only after an epoch."""
+        untried, self._untried = self._untried, {}
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            for name, metric in untried.items():
+                try:
+                    with explained(name, metric, outputs=main_output(outputs), targets=targets):
+                        _call(metric.update, outputs, targets)
+                except Stopped as e:
+                    log.warning(f"on a batch of training, as it would in a validation of such batches: {e}")
+                metric.reset()
+
+    @torch.no_grad()
     def _general(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """Of any outputs, in float32; objects see the batch."""
         with torch.autocast(self._device.type, enabled=False) if self._autocasts() else contextlib.nullcontext():
             values = {name: _call(function, outputs, targets) for name, function in self.functions.items()}
             if self._evaluating:
-                for metric in self.objects.values():
-                    _call(metric.update, outputs, targets)
+                for name, metric in self.objects.items():
+                    with explained(name, metric, outputs=main_output(outputs), targets=targets):
+                        _call(metric.update, outputs, targets)
         return self._by_name(values, samples(outputs, targets))
 
     def _by_name(self, values: Mapping[str, Any], size: int | None) -> dict[str, Tensor]:

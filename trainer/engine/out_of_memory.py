@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from logger.console import log
 from trainer.engine.metrics import Sums
 from utils.errors import Stopped
+from utils.process.watchdog import Progress
 from utils.tensors import unwrap
 
 if TYPE_CHECKING:
     from trainer.engine.base_trainer import BaseTrainer
+
+# Besides torch.OutOfMemoryError: of CUDA, HIP and MPS; of the CPU; of libraries that find no room for their workspace
+TEXTS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory:
@@ -95,12 +99,24 @@ class OutOfMemory:
             return None
         trainer = self._trainer
         first = str(error).strip().splitlines()[0]
-        accumulate = max(trainer.options.accumulate, trainer.data_loader.sampler.accumulate)
-        if not trainer.model.training:
+        place = Progress.at[1] if len(Progress.at) > 1 else 0  # of the phase: see PHASES in step.py
+        if place < 0 or not trainer.model.training:
             return Stopped(
                 f"out of memory in an evaluation after step {trainer.step}: {first}\nGive the validation data a "
                 f"smaller batch_size, or let fewer processes use this device"
             )
+        if place > 1:
+            return Stopped(
+                f"out of memory after step {trainer.step}: {first}\nCallbacks run there: EMA and SWA keep a copy of "
+                f"the weights. Leave one out, or give a smaller model"
+            )
+        if trainer.pass_complete:
+            return Stopped(
+                f"out of memory in the update of step {trainer.step + 1}: {first}\nIt needs memory for the optimizer's "
+                f"state, which the first update makes. Give a smaller model or an optimizer with less state, such as "
+                f"SGD; or, on several GPUs, trainer.parallel=fsdp"
+            )
+        accumulate = max(trainer.options.accumulate, trainer.data_loader.sampler.accumulate)
         advice = f"Set trainer.accumulate={2 * accumulate}, which halves the memory for activations"
         if 2 * accumulate > trainer.data_loader.batch_size:
             advice = "Even one sample at a time is too much: give a smaller model or smaller inputs"
@@ -135,5 +151,5 @@ class OutOfMemory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
-    return cpu or isinstance(error, torch.OutOfMemoryError)
+    by_text = isinstance(error, RuntimeError) and any(text in str(error) for text in TEXTS)
+    return by_text or isinstance(error, torch.OutOfMemoryError)

@@ -118,7 +118,7 @@ class Step:
         if isinstance(loss, Mapping):
             loss = total(loss)
         elif not isinstance(loss, Tensor):
-            raise UsageError(f"loss: it is a {type(loss).__name__}; backward takes a tensor, or a dict of tensors")
+            raise UsageError(f"loss: it is a {type(loss).__name__}; return a tensor, or a dict of tensors to add up")
         with self.phase("backward", self._pass, self._micro_batch):
             if self._backwards:
                 self.parallel.another_backward()
@@ -138,7 +138,7 @@ class Step:
         counted = None if isinstance(weight, str) else weight
         for name, value in values.items():
             if isinstance(value, Mapping):  # a loss of several parts
-                self.record(weight=weight, **{name: total(value)}, **value)
+                self.record(weight=weight, **{name: total(value), **value})
                 continue
             if is_sum and isinstance(value, Tensor) and not value.dim():
                 value = value / self._size
@@ -346,5 +346,5 @@ class Step:
 
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:
-    """The sum of several losses, each a mean [] or a value per sample [B]."""
-    return torch.stack([loss.mean() for loss in losses.values()]).sum()
+    """The sum of several losses, each a mean [] or a value per sample [B]; an entry `loss` is their sum itself."""
+    return losses["loss"].mean() if "loss" in losses else torch.stack([loss.mean() for loss in losses.values()]).sum()

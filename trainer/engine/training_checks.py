@@ -20,9 +20,14 @@ class Untrained:
         held = {p for o in optimizers for group in o.param_groups for p in group["params"]}
         self._warn("no optimizer updates", [name for name, p in named if p.requires_grad and p not in held])
         self._named = [(name, p) for name, p in named if p.requires_grad and p in held]
+        self._said = False
         self._waiting: list[tuple[str, nn.Parameter]] | None = None  # without a gradient so far; None: not checked
 
-    def after_step(self, end_of_epoch: bool) -> None:
+    def after_step(self, end_of_epoch: bool, updates: int) -> None:
+        """updates: the calls of `update` so far."""
+        if end_of_epoch and not updates and self._named and not self._said:
+            log.warning("train_step did not call self.update(self.optimizer) in this epoch; that is what trains")
+            self._said = True
         if self._waiting is None:
             self._waiting = [(name, p) for name, p in self._named if p.grad is None]
         elif self._waiting:

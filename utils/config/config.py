@@ -43,8 +43,9 @@ def load(files: Sequence[str | Path | Mapping[str, Any]], overrides: Sequence[st
     problems: list[str] = []
     notes: list[str] = []
     for override in overrides:
+        key, equals, value = override.partition("=")
         try:
-            rates.set_value(tree, override)
+            rates.set_value(tree, f"{key.strip()}{equals}{value}")
         except ConfigError as e:
             problems += e.problems
     try:
@@ -194,10 +195,10 @@ class Config:
             may_come = name in left_open and (facts is None or name in facts)
             if not (may_come or name in given or (top and name in KINDS[section].filled)):
                 problems.append(f"{place}: {bound.is_missing(name)}{states}")
-        for name in names.refused(section, thing, given):
+        if refused := sorted(names.refused(section, thing, given)):
             problems.append(
-                f"{place}: {names.name_of(thing)} has no argument '{name}', which the scripts give it; add it or "
-                f"**kwargs to its __init__, and hand it on to super().__init__"
+                f"{place}: {names.name_of(thing)} has no argument {', '.join(map(repr, refused))}, which the scripts "
+                f"give it; add it or **kwargs to its __init__, and hand it on to super().__init__"
             )
         fill = left_open if top else bound.missing
         return bound.values | {n: copy.deepcopy(self.facts[n]) for n in fill if n in self.facts}, problems

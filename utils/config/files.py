@@ -48,7 +48,8 @@ for name, pattern, first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
     ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),  # 012 and 1:30 are strings
     ("float", r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)", list("-+.0123456789")),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    # Infinity and NaN, because Python's json module writes them
+    ("float", r"[-+]?(\.(inf|Inf|INF)|Infinity)|\.(nan|NaN|NAN)|NaN", list("-+.IN")),
 ):
     for cls in (Loader, Dumper):
         cls.add_implicit_resolver(TAG + name, re.compile(rf"(?:{pattern})\Z"), first)
@@ -85,8 +86,9 @@ def did_you_mean(name: str | None) -> str:
 
 
 def shown(value: object) -> str:
-    """`value` as it is written in a config, shortened."""
+    """`value` as it is written in a config, shortened, with invisible characters as \\uXXXX."""
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -156,6 +158,8 @@ class Tree:
         if not equals or not all(key.split(".")):
             raise ConfigError([f"{place}: not KEY=VALUE, for example trainer.epochs=3"])
         keys = key.split(".")
+        if keys[0] == "base":
+            raise ConfigError([f"{place}: base is a key of files; put that file first: -c BASE FILE"])
         path: KeyPath = ()
         at: Any = self.data
         for i, word in enumerate(keys):
@@ -187,6 +191,11 @@ def _other_form(path: KeyPath, old: dict, new: dict) -> bool:
     """Whether one is a part and the other several by name, so that they cannot be merged."""
     one = [bool(part.keys() & {"type", "args", "interval"}) for part in (old, new)]
     return path in (("optimizer",), ("lr_scheduler",), ("valid_data_loader",)) and one[0] != one[1]
+
+
+def _is_plain(node: yaml.Node, text: str | None = None) -> bool:
+    """Whether it is a scalar without quotes, and this one if given."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and text in (None, node.value)
 
 
 class _Values:
@@ -240,6 +249,10 @@ class _Values:
                         result |= self.mapping(source, path)
                     else:
                         self.problems.append(f"{place}: expected *ANCHOR of a mapping, or a list of such")
+            elif unseen := [c for c in key if not c.isprintable()]:  # a no-break space, copied from a web page
+                self.problems.append(f"{place}: U+{ord(unseen[0]):04X} is an invisible character; retype this line")
+            elif re.search(r"\w:[^\s/\\]", key) and _is_plain(key_node) and _is_plain(value_node, ""):  # {a:1}
+                self.problems.append(f"{place}: a space is missing after the colon in {shown(key)}")
             elif key_node.tag != TAG + "str":
                 self.problems.append(f"{place}: a key must be a string; put it in quotes")
             elif key in lines:
@@ -253,8 +266,10 @@ class _Values:
         return result
 
 
-def parse(text: str, at: Callable[[int], str], root: KeyPath = ()) -> tuple[Any, dict[KeyPath, str]]:
-    """The values of a YAML text and the place of each key; `at(line)` names a line in errors."""
+def parse(
+    text: str, at: Callable[[int], str], root: KeyPath = (), form: str = "YAML"
+) -> tuple[Any, dict[KeyPath, str]]:
+    """The values of a YAML text and the place of each key; `at(line)` names a line in errors, `form` the syntax."""
     values = _Values(at, root)
     try:
         node = yaml.compose(text, Loader)
@@ -264,8 +279,11 @@ def parse(text: str, at: Callable[[int], str], root: KeyPath = ()) -> tuple[Any,
         advice = "check indentation (spaces, no tabs), colons, brackets and quotes in this line and the one above"
         if root:
             advice = "close all brackets, or put the value in quotes"  # of KEY=VALUE
-        place = at(mark.line + 1 if mark else 1)
-        raise ConfigError([f"{place}: this is not valid YAML ({problem.removeprefix('but ')}); {advice}"]) from None
+        elif form == "JSON":
+            advice = "check commas, brackets and quotes in this line and the one above; comments begin with #"
+        line = mark.line if mark else text.count("\n", 0, getattr(e, "position", 0))
+        problem = problem.removeprefix("but ")
+        raise ConfigError([f"{at(line + 1)}: this is not valid {form} ({problem}); {advice}"]) from None
     except RecursionError:
         raise ConfigError([f"{at(1)}: nested too deeply, or an alias that contains itself"]) from None
     if values.problems:
@@ -280,9 +298,10 @@ def read(file: Path, asked: str = "", chain: tuple[Path, ...] = ()) -> Tree:
         cycle = " -> ".join(map(str, (*chain[chain.index(file) :], file)))
         raise ConfigError([f"{start}files include each other: {cycle}; remove one base:"])
     text = _text(file, start)
-    if file.suffix == ".json":
+    is_json = file.suffix == ".json"
+    if is_json:
         text = text.replace("\t", " ")  # JSON allows tabs between values, YAML does not
-    data, where = parse(text, lambda line: f"{file}:{line}")
+    data, where = parse(text, lambda line: f"{file}:{line}", form="JSON" if is_json else "YAML")
     if not isinstance(data, dict):
         given = "the file is empty" if data is None else f"got {shown(data)}"
         raise ConfigError([f"{file}: {given}, expected a mapping with the keys name, arch, data_loader, ..."])
@@ -315,7 +334,7 @@ def _text(file: Path, start: str) -> str:
         elif file.suffix in SUFFIXES:
             advice = f"; configs found: {', '.join(by_stem.values()) or 'none'}"
         else:
-            advice = "; to set a key of the config, write KEY=VALUE"
+            advice = "; to set a key of the config, write KEY=VALUE without spaces"
         raise ConfigError([f"{start}{file}: no such file{advice}"]) from None
     except OSError as e:
         raise ConfigError([f"{start}{file}: cannot read it ({e.strerror}); expected a .yaml or .json file"]) from None
@@ -323,5 +342,8 @@ def _text(file: Path, start: str) -> str:
         raise ConfigError([f"{start}{file}: larger than {MAX_BYTES // 1_000_000} MB; this is not a config"])
     try:
         return raw.decode("utf-16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError([f"{start}{file}: not UTF-8 text; to continue from a checkpoint, use -r"]) from None
+    except UnicodeDecodeError as e:
+        if file.suffix not in SUFFIXES:
+            raise ConfigError([f"{start}{file}: not UTF-8 text; to continue from a checkpoint, use -r"]) from None
+        line = 1 + raw.count(b"\n", 0, e.start)
+        raise ConfigError([f"{start}{file}:{line}: not UTF-8 text; save the file as UTF-8"]) from None

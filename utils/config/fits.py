@@ -1,5 +1,6 @@
 """Do the parts of a config fit together? Checks `monitor` and the names of metrics."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,10 @@ def monitor_problems(config: "Config", trainer: Any, loader: Callable[..., Any])
         return []
     if own_sets and plain.startswith("val_") and plain.endswith(tuple(f"_{value}" for value in values)):
         return []  # of a validation set that has a name in the code
+    part = next((plain.removeprefix(prefix) for prefix in prefixes if plain.startswith(prefix)), plain)
+    with contextlib.suppress(LookupError):  # an unknown loss has an error of its own
+        if names.loader_mentions(part, config.resolve("loss", config.run.loss)):
+            return []  # an entry of the dict that a loss returns
     hint = did_you_mean(nearest(name, known)) if prefixes else " without validation (validation_split is 0)"
     place = config.tree.place(("trainer", "monitor"))
     return [f"{place}: the run never produces '{name}'{hint}; it will produce {', '.join(known)}"]

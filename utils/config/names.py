@@ -159,13 +159,16 @@ def find(section: str, name: str) -> Any:
     rooms = " and ".join(f"{room}/" for room in at.rooms)
     there = f"{rooms} {'have' if at.rooms[1:] else 'has'} {', '.join(offered) or 'none'}"
     if at.libraries:
-        libraries = " and ".join(at.libraries)
-        has = "have" if at.libraries[1:] else "has"
-        there += f"; {libraries} {f'{has} {len(library)} more' if library else 'is not installed'}"
+        libraries = [library for library in at.libraries if library.rpartition(".")[0] not in at.libraries]
+        has = "have" if libraries[1:] else "has"
+        there += f"; {' and '.join(libraries)} {f'{has} {len(library)} more' if library else 'is not installed'}"
     options, last = [*library, *offered], name.partition("(")[0].rpartition(".")[2]
     near = last if last in options else nearest(name, options)
-    if name.lower() == "none":
+    if name.lower() in ("none", "off", "no"):
         why = "; no value is null in a config"
+    elif path := _unimportable(at.rooms, name):
+        near, importable = None, re.sub(r"[^A-Za-z0-9]+", "_", path.stem)
+        why = f"; {path} has it, but this file cannot be imported: rename it to {importable}.py"
     elif "." in name and near != last:
         why = f"; to use one of another library, import it in {at.home} and give its name without dots"
     raise LookupError(f"unknown name '{name}'{did_you_mean(near)}{why}; {there}")
@@ -199,6 +202,17 @@ def _own(section: str, name: str) -> tuple[Any, str]:
                 why = f"; {file.path} imports it, but it is not recognizably {at.expected}; define it there"
     found = [thing for thing in loaded(at.rooms, name) if recognizable(section, thing)]
     return (found[0] if found else None), why
+
+
+def _unimportable(rooms: Collection[str], name: str) -> Path | None:
+    """The file that defines this name, but whose own name is not one in Python, such as model/my-net.py."""
+    folders = {path.parent: room for room in rooms for path in python_files(room)}
+    for folder, room in folders.items():
+        for path in folder.glob("*.py"):
+            text = "" if path.stem.isidentifier() else path.read_text(encoding="utf-8", errors="replace")
+            if re.search(rf"^(class|def) {re.escape(name)}\b", text, re.MULTILINE):
+                return Path(room, path.name)
+    return None
 
 
 def own_names(section: str, strict: bool = True) -> dict[str, Any]:

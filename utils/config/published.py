@@ -31,10 +31,17 @@ def timm_builder(name: str) -> Callable[..., Any]:
             f"{len(tagged)} with the name of their weights, NAME.TAG"
         )
 
-    @functools.wraps(timm.model_entrypoint(plain.partition(".")[0]))  # its signature
+    entry = timm.model_entrypoint(plain.partition(".")[0])
+
+    @functools.wraps(entry)  # its signature
     def build(**kwargs: Any) -> Any:
         return timm.create_model(plain, **kwargs)
 
+    signature = inspect.signature(entry)
+    if signature.return_annotation is signature.empty:  # it does not say whose arguments its **kwargs are
+        *named, others = signature.parameters.values()
+        classes = inspect.Parameter("num_classes", inspect.Parameter.KEYWORD_ONLY, default=1000, annotation=int)
+        build.__signature__ = signature.replace(parameters=[*named, classes, others])  # type: ignore[attr-defined]
     build.timm_name = plain  # type: ignore[attr-defined]
     return build
 
@@ -51,9 +58,12 @@ def without_weights(thing: Any, values: Mapping[str, Any]) -> tuple[dict[str, An
         plain["pretrained"] = False
     if not any(asked.values()):
         return plain, None
-    if getattr(thing, "__name__", "") in ("googlenet", "inception_v3"):
+    name = getattr(thing, "__name__", "")
+    if name in ("googlenet", "inception_v3"):
         plain.setdefault("transform_input", True)  # their weights are for another normalization
-    with_head = {key: value for key, value in values.items() if key != "num_classes"}
+    if name == "googlenet":
+        plain.setdefault("aux_logits", False)  # torchvision's default, where there are weights
+    with_head = {key: value for key, value in values.items() if key not in ("num_classes", "image_size")}
     return plain, functools.partial(thing, **{**with_head, **asked})
 
 

@@ -84,6 +84,8 @@ def signature_of(thing: Any) -> Signature:
     inner = signature_of(own.returns)
     # The function itself gives those without a default: `block`, `layers` of a ResNet
     more = {name: p for name, p in inner.parameters.items() if p.default is not p.empty and name not in own.parameters}
+    if "image_size" in inner.parameters and inspect.isfunction(thing):  # torchvision's ViT takes it out of **kwargs
+        more.setdefault("image_size", inner.parameters["image_size"].replace(default=224))
     return Signature(own.parameters | more, inner.open_ended, own.returns)
 
 

@@ -200,6 +200,8 @@ def _plain(value: Any, cls: type) -> Any:
         value = whole(value)
     elif cls is float and type(value) is int:
         value = float(value)
+    elif cls is float and isinstance(value, str) and value.lower().lstrip("-+") in ("inf", "nan"):
+        raise Misfit("expected a number; write .inf, -.inf or .nan")
     return _if(type(value) is cls, value)
 
 

@@ -56,7 +56,7 @@ def parse(options: dict[str, str], argv: list[str] | None = None) -> argparse.Na
     add("-d", "--device", metavar="0,1", dest="devices", help=DEVICES.replace(", one process for each", ""))
     add("--storage", metavar="URL", help="a database for a search on several machines: postgresql://USER@HOST/NAME")
     add("--sweep-id", metavar="ID", help="name of the sweep's folder (default: the current time)")
-    add("--retry", action="store_true", help="run trials that failed again")
+    add("--retry", action="store_true", help="run failed trials again")
     add("--table", action="store_true", help="print the table and run nothing")
     add("--json", action="store_true", help="print the table as JSON")
     for option, key in options.items():

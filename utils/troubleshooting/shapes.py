@@ -4,6 +4,13 @@ from utils.troubleshooting.known import Known
 
 SHAPES = [
     Known(
+        r"AssertionError: (?:Wrong image \w+! Expected (\d+) but got (\d+)|"
+        r"Input \w+ \((\d+)\) doesn't match model \((\d+)\))",
+        "this vision transformer is made for images of {1}{4} pixels, but these have {2}{3}",
+        "images of that size (data_loader.args.size={1}{4}, if it has this argument), or a model for yours: "
+        "arch.args.img_size={2}{3} (timm) or arch.args.image_size={2}{3} (torchvision)",
+    ),
+    Known(
         r"RuntimeError: (?:\w+: )?mat1 and mat2 shapes cannot be multiplied \(\d+x(\d+) and (\d+)x(\d+)\)",
         "this layer expects inputs whose last dimension is in_features={2}; here it is {1}",
         "in_features={1}; or nn.LazyLinear({3}), which takes the size from the first batch. After convolutions, "

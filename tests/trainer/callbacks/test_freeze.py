@@ -92,15 +92,49 @@ def tiny_rates(tiny: Tiny, more: list[str]) -> list[dict[str, Any]]:
     return tiny.points("train", "rates")
 
 
-def test_two_overlap(tiny: Tiny) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_overlap(order: int, tiny: Tiny) -> None:
     """What both freeze trains when the later one ends."""
     one = "{type: Freeze, args: {freeze: [features], until_step: 2}}"
     two = "{type: Freeze, args: {freeze: ['features.0'], until_step: 6}}"
-    done = tiny.train(NET, f"callbacks=[{two}, {one}]", "optimizer=AdamW")
+    done = tiny.train(NET, f"callbacks=[{', '.join([two, one][::order])}]", "optimizer=AdamW")
     steps = {name: int(done.optimizer.state[p]["step"]) for name, p in done.model.named_parameters()}
     assert steps["features.0.weight"] == 6
     assert steps["features.2.weight"] == 10
     assert steps["classifier.bias"] == 12
+
+
+class Shared(nn.Module):
+    """Two layers with one weight, and one that is never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.b.weight = self.a.weight
+        self.norm, self.fixed = nn.BatchNorm1d(64), nn.Parameter(torch.ones(64), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.b(self.a(x.flatten(1)).relu())) * self.fixed)
+
+
+@pytest.mark.parametrize(
+    ("args", "changed"),
+    [
+        ("{freeze: b}", {"a.bias", "head.weight", "head.bias", "norm.weight", "norm.bias"}),
+        ("{freeze: '*', but_not: [b.weight]}", {"a.weight"}),
+        ("{freeze: BatchNorm1d, but_not: []}", {"a.weight", "a.bias", "b.bias", "head.weight", "head.bias"}),
+        ("{freeze: [a, b, fixed], until_step: 12}", {"head.weight", "head.bias", "norm.weight", "norm.bias"}),
+    ],
+)  # fmt: skip
+def test_shared_weights_and_classes(args: str, changed: set[str], tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared weight has two names; a class stands for its layers; what the model froze stays so after the end."""
+    monkeypatch.setattr(model.model, "Shared", Shared, raising=False)
+    keys = ["arch=Shared", f"callbacks=[{{type: Freeze, args: {args}}}]", "optimizer=AdamW"]
+    before = copy.deepcopy(tiny.build(*keys).model)
+    done = tiny.train(*keys, "trainer.max_steps=12", "trainer.epochs=null")
+    pairs = zip(before.named_parameters(), done.model.parameters(), strict=True)
+    assert {name for (name, old), new in pairs if not torch.equal(old, new)} == changed
+    assert not done.model.fixed.requires_grad
 
 
 def test_replay_of_a_frozen_step(tiny: Tiny) -> None:

@@ -74,8 +74,29 @@ def test_micro_batches_count_together(tiny: Tiny) -> None:
 
 
 def test_a_pattern_that_matches_nothing(tiny: Tiny) -> None:
-    with pytest.raises(UsageError, match=r"layers \['blocks\.\*'\] matches no module; the model has layers, layers\.0"):
-        tiny.train(callback(1, "blocks.*"))
+    with pytest.raises(
+        UsageError, match=r"'layer\.\*' matches no module \(did you mean 'layers'\?\); the model has layer"
+    ):
+        tiny.train("callbacks=[{type: LayerStatistics, args: {layers: [layers.0, layer.*]}}]")
+
+
+class Bare(torch.nn.Module):
+    """A model without modules in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(64, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) @ self.weight
+
+
+def test_a_model_without_modules_is_a_layer(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.model.Bare", Bare, raising=False)
+    tiny.train("arch=Bare", callback(1), "trainer.max_steps=1")
+    (point,) = tiny.points("layers")
+    assert point["Bare_absmax"] == 0
+    assert point["Bare_grad_absmax"] > 0
 
 
 def test_a_validation_before_such_a_step_does_not_count(tiny: Tiny) -> None:

@@ -92,6 +92,20 @@ def test_accumulation_and_ranks_agree(tmp_path: Path) -> None:
         np.testing.assert_allclose(two[0]["weights"][name], one["weights"][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+def test_exact_ranks_have_the_same_bits(tmp_path: Path) -> None:
+    keys = ["callbacks=[{type: SWA, args: {start: 2, every: 2}}]", "trainer.exact_ranks=true", "trainer.accumulate=2"]
+    keys += ["arch.args.dropout=0.3", "trainer.max_steps=4"]
+    for world in (1, 2):
+        on_ranks(world, trained, keys, tmp_path / str(world))
+    one, two = (
+        torch.load(tmp_path / f"{world}/run/checkpoints/checkpoint-step4.pth", weights_only=True)["model"]
+        for world in (1, 2)
+    )
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    assert one["features.2.num_batches_tracked"] == 2 * len(range(0, 1403, 50))
+
+
 def test_frozen_batch_norm_stays(tiny: Tiny) -> None:
     freeze = "callbacks=[{type: Freeze, args: {freeze: [features.2]}}, {type: SWA, args: {start: 6, every: 3}}]"
     done = tiny.train(BATCH_NORM, freeze)

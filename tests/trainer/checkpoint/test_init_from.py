@@ -1,9 +1,13 @@
 """`init_from`: a new run starts from weights of another; what does not fit is reported."""
 
+import argparse
+import gzip
+import io
 import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -52,7 +56,8 @@ def test_init_from_another_model_is_refused(tiny):
 
 def test_init_from_a_missing_file_is_refused(tiny):
     with pytest.raises(
-        UsageError, match=r"nowhere.pth: no such file; give a checkpoint, as saved/NAME/RUN/checkpoints/"
+        UsageError,
+        match=r"init_from nowhere.pth: no such file; give a run's folder or a file of weights, such as saved/",
     ):
         tiny.build("init_from=nowhere.pth")
 
@@ -79,6 +84,12 @@ FORMS: dict[str, Callable[[dict], Any]] = {
     "backbone.": lambda state: {"state_dict": prefixed("backbone.", state)},
     "module. of a compiled model": lambda state: prefixed("module._orig_mod.", state),
     "of Lightning": lambda state: {"state_dict": prefixed("model.", state) | {"loss.weight": torch.ones(3)}},
+    "with arguments and NumPy's numbers": lambda state: {
+        "model": state,
+        "args": argparse.Namespace(lr=0.1),
+        "best": np.float64(0.5),
+        "history": np.arange(3.0),
+    },
     "with an extra state": lambda state: {**state, "_extra_state": {"seen": 3}},
 }
 
@@ -120,6 +131,18 @@ def test_chance_does_not_count(tmp_path) -> None:
         init_from.load(net(), tmp_path / "w.pth")
 
 
+def saved(data: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(data, file)
+    return file.getvalue()
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, w=np.ones(3))
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "data, said",
     [
@@ -127,6 +150,9 @@ def test_chance_does_not_count(tmp_path) -> None:
         (b"loss 0.3\n", "is not a torch.save file: it begins with 'loss 0.3"),
         (b"<!DOCTYPE html>\n<html>", "is not a torch.save file: it begins with '<!DOCTYPE html>"),
         (pickle.dumps({"w": [1.0]}), "is not a torch.save file: written by pickle alone"),
+        (saved({"w": torch.ones(9)})[:-40], "is not a torch.save file: it is incomplete"),
+        (gzip.compress(saved({})), "is not a torch.save file: it is compressed by gzip; unpack it"),
+        (zipped(), "is not a torch.save file: a zip file of another kind"),
     ],
 )
 def test_another_kind_of_file(data: bytes, said: str, tmp_path) -> None:
@@ -135,3 +161,81 @@ def test_another_kind_of_file(data: bytes, said: str, tmp_path) -> None:
         init_from.load(net(), tmp_path / "w.pth")
     assert said in str(error.value)
     assert "torch.save(model.state_dict(), 'weights.pth')" in str(error.value)
+
+
+def test_a_whole_model_is_refused(tmp_path) -> None:
+    torch.save({"model": net()}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="it holds Python objects, and loading those could run code"):
+        init_from.load(net(), tmp_path / "w.pth")
+
+
+class Attack:
+    def __reduce__(self) -> Any:
+        return exec, ("raise SystemExit",)
+
+
+def test_no_code_of_a_checkpoint_runs(tmp_path) -> None:
+    source, target = net(), net()
+    torch.save({"state_dict": source.state_dict(), "config": Attack()}, tmp_path / "w.pth")
+    init_from.load(target, tmp_path / "w.pth")
+    assert torch.equal(source.state_dict()["0.weight"], target.state_dict()["0.weight"])
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_is_in_a_file_counts_not_its_name(name: str, tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors: make extra NAME=timm")
+    source, target = net(), net()
+    (torch.save if name == "w.safetensors" else safetensors.save_file)(source.state_dict(), tmp_path / name)
+    init_from.load(target, tmp_path / name)
+    assert torch.equal(source.state_dict()["0.weight"], target.state_dict()["0.weight"])
+
+
+def test_a_folder(tiny) -> None:
+    """Of a run: its best checkpoint, or else its newest. Any other is refused."""
+    first = tiny.train("trainer.epochs=1", run="first")
+    second = tiny.build(f"init_from={tiny.folder / 'first'}", "seed=2", run="second")
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    torch.save({}, tiny.folder / "w.pth")
+    with pytest.raises(UsageError) as error:
+        tiny.build(f"init_from={tiny.folder}")
+    expected = f"init_from {tiny.folder}: this is a folder; give a run's folder or a file of weights, such as "
+    assert str(error.value) == f"{expected}{tiny.folder / 'w.pth'}"
+
+
+# -- models that differ -----------------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_part_of_the_model(tmp_path) -> None:
+    source, target = net(), nn.ModuleDict({"backbone": net()[:2], "head": nn.Linear(3, 4)})
+    torch.save(prefixed("module.", source.state_dict()), tmp_path / "w.pth")
+    lines = init_from.load(target, tmp_path / "w.pth")
+    assert torch.equal(source.state_dict()["0.weight"], target.state_dict()["backbone.0.weight"])
+    assert lines[0].endswith("7 of the model's 9 tensors loaded, without the prefix module., into backbone.")
+    assert lines[1:] == [
+        "2 missing there, left as initialized: head.weight, head.bias",
+        "2 not in the model, left out: backbone.2.weight, backbone.2.bias",
+    ]
+
+
+class Patches(nn.Module):
+    def __init__(self, channels: int, tokens: int, classes: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(1, tokens, 8))
+        self.proj = nn.Conv2d(channels, 8, 2, 2)
+        self.head = nn.Linear(8, classes)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_images_resize_the_weights_as_timm_does(channels: int, tmp_path) -> None:
+    layers = pytest.importorskip("timm.layers", reason="needs timm: make extra NAME=timm")
+    models = pytest.importorskip("timm.models", reason="needs timm: make extra NAME=timm")
+    source, target = Patches(3, 17, 10), Patches(channels, 50, 2)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    lines = init_from.load(target, tmp_path / "w.pth")
+    assert torch.equal(target.proj.weight, models.adapt_input_conv(channels, source.proj.weight))
+    assert torch.equal(target.pos_embed, layers.resample_abs_pos_embed(source.pos_embed, [7, 7], [4, 4]))
+    assert not target.head.weight.any()  # a fresh head
+    assert lines[2] == (
+        "2 resized, for images of another size or other channels: pos_embed [1, 17, 8] -> [1, 50, 8], proj.weight "
+        f"[8, 3, 2, 2] -> [8, {channels}, 2, 2]"
+    )

@@ -84,6 +84,40 @@ def test_named_losses_are_summed_and_each_is_logged(tiny, monkeypatch):
         assert point["loss"] == pytest.approx(point["ce"] + point["l2"], rel=1e-6)
 
 
+def test_an_entry_loss_is_the_sum_of_the_others(tiny, monkeypatch):
+    """As a loss that adds up its parts itself returns them, for the log."""
+
+    def summed(output, target):
+        part, rest = F.cross_entropy(output, target), output.square().mean()
+        return {"loss": part + 0.1 * rest, "part": part.detach(), "rest": rest.item()}
+
+    def plain(output, target):
+        return summed(output, target)["loss"]
+
+    monkeypatch.setattr(model.loss, "summed", summed, raising=False)
+    monkeypatch.setattr(model.loss, "plain", plain, raising=False)
+    done = tiny.train("loss=summed", "trainer.max_steps=4", "trainer.log_steps=4", "trainer.monitor=min val_part")
+    assert done.monitor.best == tiny.points("valid")[0]["part"]
+    tiny.train("loss=plain", "trainer.max_steps=4", "trainer.log_steps=4", run="plain")
+    (one,), (two,) = tiny.points("train"), tiny.points("train", "plain")
+    assert one["loss"] == two["loss"]
+    assert one["loss"] == pytest.approx(one["part"] + 0.1 * one["rest"])
+
+
+@pytest.mark.parametrize(
+    "loss, needed",
+    [
+        ("TripletMarginLoss", "anchor, positive, negative"),
+        ("GaussianNLLLoss", "input, target, var"),
+        ("CTCLoss", "log_probs, targets, input_lengths, target_lengths"),
+        ("CosineEmbeddingLoss", "input1, input2, target"),
+    ],
+)
+def test_losses_that_take_more_than_outputs_and_targets(tiny, loss, needed):
+    with pytest.raises(UsageError, match=f"^loss: {loss} takes {needed}, and the trainer gives it outputs and"):
+        tiny.train(f"loss={loss}")
+
+
 def test_a_loss_per_sample_is_averaged(tiny):
     mean = tiny.train("loss=CrossEntropyLoss", run="mean")
     each = tiny.train("loss={type: CrossEntropyLoss, args: {reduction: none}}")
@@ -110,6 +144,13 @@ def test_shapes_that_would_be_broadcast(tiny, monkeypatch):
 
     with pytest.raises(UsageError, match=r"outputs are \[28, 1\], the targets \[28\], which would be broadcast"):
         tiny.train(model_of(monkeypatch, lambda y: y, outputs=1), loss_of(monkeypatch, mse), "metrics=[]")
+
+
+@pytest.mark.parametrize("loss", ["PoissonNLLLoss", "HingeEmbeddingLoss", "SoftMarginLoss"])
+def test_losses_that_torch_broadcasts_without_a_warning(tiny, monkeypatch, loss):
+    one = model_of(monkeypatch, lambda y: y, outputs=1)
+    with pytest.raises(UsageError, match=r"outputs are \[28, 1\], the targets \[28\], which would be broadcast"):
+        tiny.train(one, f"loss={loss}", "metrics=[]")
 
 
 def test_too_few_classes(tiny, monkeypatch):
@@ -184,6 +225,19 @@ def test_parameters_without_a_gradient_are_named_once(tiny, monkeypatch):
     tiny.train(model_of(monkeypatch, lambda y: y, train=unused), "trainer.epochs=3")
     message = "2 parameters are not trained: had no gradient in this epoch: never.weight, never.bias\n"
     assert tiny.log().count(message) == 1
+
+
+def test_a_step_that_never_updates_is_reported(tiny, monkeypatch):
+    import trainer.trainer as own
+
+    class Forgetful(own.Trainer):
+        def train_step(self, batches):
+            for inputs, targets in self.micro_batches(batches):
+                self.backward(self.criterion(self.model(inputs), targets))
+
+    monkeypatch.setattr(own, "Forgetful", Forgetful, raising=False)
+    tiny.train("trainer.type=Forgetful", "trainer.epochs=2")
+    assert tiny.log().count("train_step did not call self.update(self.optimizer) in this epoch") == 1
 
 
 def test_a_part_that_a_callback_unfreezes_is_trained(tiny, monkeypatch):
@@ -272,7 +326,7 @@ def test_arguments_that_do_not_fit_are_reported(tiny, loss, message):
 
 
 def test_a_loss_that_is_no_tensor_is_reported(tiny, monkeypatch):
-    with pytest.raises(UsageError, match="loss: it is a tuple; backward takes a tensor"):
+    with pytest.raises(UsageError, match="loss: it is a tuple; return a tensor, or a dict of tensors to add up"):
         tiny.train(loss_of(monkeypatch, lambda output, target: (F.cross_entropy(output, target), 1)))
 
 

@@ -13,6 +13,7 @@ from data_loader.data_loaders import DigitsDataLoader
 from tests.tiny import Tiny, tiny
 from tests.trainer.parallel.ranks import on_ranks, trained
 from trainer.engine.metric_objects import MetricObjects
+from trainer.engine.metrics import Metrics
 from utils.errors import Stopped, UsageError
 
 __all__ = ["tiny"]
@@ -122,6 +123,46 @@ def test_one_that_is_not_combined_over_ranks_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr("utils.process.group.world_size", lambda: 2)
     with pytest.raises(UsageError, match="mine keeps a state that is not combined over processes; derive it from"):
         MetricObjects({"mine": Forgetful("number")})
+
+
+def test_one_of_torchmetrics_that_does_not_fit(tiny: Tiny) -> None:
+    """It is known from the first batch of training on, and is no traceback."""
+    pytest.importorskip("torchmetrics", reason="the extra `metrics`")
+    why = r"Accuracy failed for outputs \[\d+, 10\] float32, targets \[\d+\] int64: .* same shape"
+    with pytest.raises(Stopped, match=why):
+        tiny.train("metrics=[{type: Accuracy, args: {task: binary}}]")
+    assert tiny.log().index("on a batch of training") < tiny.log().index("step  4/12")
+
+
+def test_the_batch_that_is_tried_does_not_count() -> None:
+    """Nor does what a metric draws for it."""
+    torchmetrics = pytest.importorskip("torchmetrics", reason="the extra `metrics`")
+    accuracy = torchmetrics.Accuracy(task="multiclass", num_classes=4)
+    boot = torchmetrics.BootStrapper(torchmetrics.Accuracy(task="multiclass", num_classes=4))
+    metrics = Metrics([accuracy, boot], torch.device("cpu"), ["accuracy", "boot"])
+    before = torch.get_rng_state()
+    metrics(torch.eye(4), torch.arange(4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert accuracy._update_count == 0
+    with metrics.evaluating():
+        metrics(torch.eye(4), torch.zeros(4, dtype=torch.long))
+    assert metrics.compute()["accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("kind", ["MinMaxMetric", "MetricTracker"])
+def test_one_that_keeps_earlier_results_is_refused(kind: str) -> None:
+    torchmetrics = pytest.importorskip("torchmetrics", reason="the extra `metrics`")
+    inner = torchmetrics.MeanSquaredError()
+    with pytest.raises(UsageError, match=f"{kind} keeps results from one evaluation to the next"):
+        MetricObjects({"mine": getattr(torchmetrics, kind)(inner)})
+
+
+@pytest.mark.parametrize("value", [None, "good", {"a": None}])
+def test_a_result_that_is_no_number(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, value: Any) -> None:
+    monkeypatch.setattr(model.metric, "mine", lambda output, target: value, raising=False)
+    with pytest.raises(UsageError, match=r"metrics: mine(_a)? is (None|'good'); a metric returns numbers and tensors"):
+        tiny.train("metrics=[mine]")
+    assert not (tiny.folder / "run").exists()
 
 
 def test_names_of_classes_that_are_no_names() -> None:

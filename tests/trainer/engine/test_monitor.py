@@ -8,6 +8,8 @@ import model.metric
 from tests.tiny import Tiny, tiny
 from trainer.engine.monitor import Monitor
 
+__all__ = ["tiny"]
+
 
 @pytest.mark.parametrize(
     ("monitor", "key"),

@@ -90,6 +90,15 @@ def test_from_the_first_step_it_is_the_run_with_accumulation(tiny: Tiny, room: i
     assert tiny.log().count("out of memory") == pieces // 2
 
 
+def test_statistics_of_layers_count_such_a_step_once(tiny: Tiny) -> None:
+    keys = ["callbacks=[Count, {type: LayerStatistics, args: {every: 1}}]", "trainer.max_steps=2"]
+    Small.room = 28
+    tiny.train(*KEYS, *keys, "trainer.accumulate=2", run="expected")
+    Small.room = 14
+    on_a_gpu(tiny, *keys)
+    assert tiny.points("layers") == tiny.points("layers", "expected")
+
+
 @pytest.mark.slow
 def test_from_a_later_step_it_is_a_run_that_continues_with_accumulation(tiny: Tiny) -> None:
     Small.room = 28
@@ -133,13 +142,53 @@ def test_where_it_cannot_be_run_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
         raise FULL
 
     monkeypatch.setattr(trainer.optimizer, "step", full)  # some weights may have changed
-    with pytest.raises(Stopped, match=r"Set trainer\.accumulate=2"):
+    with pytest.raises(Stopped, match=r"in the update of step 1: CUDA.*\n.*an optimizer with less state, such as SGD"):
         trainer.train()
+
+
+class Full:
+    def __init__(self, when: str) -> None:
+        self.when = when
+
+    def after_step(self, trainer: Any) -> None:
+        if self.when == "after step 1":
+            raise FULL
+
+    def after_eval_batch(self, trainer: Any, batch: Any, outputs: Any) -> None:
+        raise FULL
+
+
+@pytest.mark.parametrize(
+    "where, advice",
+    [
+        ("after step 1", "EMA and SWA keep a copy"),
+        ("in an evaluation after step 6", "Give the validation data a smaller"),
+    ],
+)
+def test_outside_of_a_step_it_gives_other_advice(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, where: str, advice: str
+) -> None:
+    monkeypatch.setattr("trainer.callbacks.Full", Full, raising=False)
+    with pytest.raises(Stopped, match=rf"out of memory {where}: CUDA.*\n.*{advice}"):
+        tiny.train(f"callbacks=[{{type: Full, args: {{when: {where}}}}}]")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: out of memory",
+        "MPS backend out of memory (MPS allocated: 17.98 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "[enforce fail at x.cpp] . DefaultCPUAllocator: can't allocate memory: ...",
+    ],
+)
+def test_texts_of_out_of_memory(text: str) -> None:
+    assert is_out_of_memory(RuntimeError(text))
+    assert not is_out_of_memory(ValueError(text))
 
 
 def test_what_counts_as_out_of_memory() -> None:
     assert is_out_of_memory(FULL)
-    assert is_out_of_memory(RuntimeError("[enforce fail at x.cpp] . DefaultCPUAllocator: can't allocate memory: ..."))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 

@@ -52,6 +52,13 @@ ELSEWHERE = [
 ]
 
 
+def test_a_file_that_cannot_be_imported(house: Path) -> None:  # noqa: F811
+    write(house, "model/my-net.py", "from torch import nn\nclass DashNet(nn.Module): ...")
+    said = r"'DashNet'; model/my-net\.py has it, but this file cannot be imported: rename it to my_net\.py; model/ has "
+    with pytest.raises(LookupError, match=said):
+        names.find("arch", "DashNet")
+
+
 @pytest.mark.parametrize("section, file, text", ELSEWHERE, ids=[f"{s} in {f}" for s, f, _ in ELSEWHERE])
 def test_any_file_of_a_room_will_do(house: Path, section: str, file: str, text: str) -> None:  # noqa: F811
     write(house, file, text)

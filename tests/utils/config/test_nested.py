@@ -345,11 +345,11 @@ def test_what_a_script_gives_must_be_accepted(house: Path) -> None:  # noqa: F81
         house,
         "trainer/more.py",
         "from trainer.trainer import Trainer\nclass Closed(Trainer):\n    def __init__(self, model, criterion, metrics,\n"
-        "                 optimizer, config, device, data_loader, valid_data_loader, lr_scheduler, callbacks): ...",
+        "                 optimizer, config, device, data_loader, valid_data_loader, lr_scheduler): ...",
     )
     said = problem("trainer.type=Closed")
     assert re.search(
-        r"Closed has no argument 'run', which the scripts give it; add it or \*\*kwargs to its __init__, and hand it on "
+        r"Closed has no argument 'callbacks', 'run', which the scripts give it; add it or \*\*kwargs to its __init__, and hand it on "
         r"to super\(\).__init__$", said
     )  # fmt: skip
     write(house, "data_loader/more.py", "from data_loader.data_loaders import Letters\nclass Plain(Letters):\n"

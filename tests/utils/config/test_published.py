@@ -61,6 +61,17 @@ def test_a_backbone_whose_weights_are_the_default() -> None:
     )
 
 
+def test_googlenet_has_no_auxiliary_heads_with_its_weights() -> None:
+    """As torchvision builds it."""
+    googlenet = names.find("arch", "googlenet")
+    asked = {"weights": "DEFAULT", "init_weights": False}
+    plain, make = published.without_weights(googlenet, asked)
+    assert plain == {**asked, "weights": None, "transform_input": True, "aux_logits": False}
+    assert make is not None
+    assert make.keywords == asked
+    assert published.without_weights(googlenet, {**asked, "aux_logits": True})[0]["aux_logits"]
+
+
 def test_your_own_model_is_left_alone() -> None:
     def mine(weights: str) -> None: ...
 
@@ -157,6 +168,12 @@ def test_a_model_of_timm() -> None:
     tagged = checked({"type": "timm/test_vit.r160_in1k", "args": {"num_classes": 3}})
     assert tagged.build("arch").head.out_features == 3
     assert tagged.published == []
+
+
+def test_a_builder_of_timm_that_does_not_name_its_class() -> None:
+    pytest.importorskip("timm", reason="needs timm: make extra NAME=timm")
+    net = checked({"type": "timm/repvit_m0_9", "args": {"drop_rate": 0.1}}).build("arch")
+    assert net.num_classes == 7
 
 
 @pytest.mark.parametrize(

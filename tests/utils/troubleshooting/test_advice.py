@@ -470,6 +470,7 @@ TEXTS = {
     "ancdata": (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
     "worker": (RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "), "fewer num_workers"),
     "cublas": (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "-d cpu"),
+    "an image of another size, timm": (AssertionError("Input height (64) doesn't match model (224)."), "img_size=64 "),
     "two processes on a GPU": (
         torch.distributed.DistBackendError("NCCL error in: x.cpp:93\nDuplicate GPU detected : rank 1 and rank 0 both"),
         "as many processes as GPUs",

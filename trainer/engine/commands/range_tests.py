@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.engine.nonfinite import NonFinite
 from trainer.engine.out_of_memory import is_out_of_memory
+from utils.errors import UsageError
 from utils.tensors import each_tensor
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ class Rate(NamedTuple):
 
 def learning_rates(trainer: "BaseTrainer", low: float, high: float, steps: int) -> list[Rate]:
     """One step at each rate from low to high, equally far apart by factors, until the loss is not finite or far above
-    its lowest (Smith, Cyclical Learning Rates, 2017). Of parameter groups, the first has this rate; the others keep
-    their ratio to it.
+    its lowest (Smith, Cyclical Learning Rates, 2017). Of parameter groups, the first whose lr is not 0 has this rate;
+    the others keep their ratio to it.
     """
     groups = [group for optimizer in trainer.optimizers() for group in optimizer.param_groups]
-    ratios = [float(group["lr"]) / float(groups[0]["lr"]) for group in groups]
+    rates = [float(group["lr"]) for group in groups]
+    first = next((rate for rate in rates if rate), None)
+    if first is None:
+        raise UsageError("optimizer.args.lr: it is 0 for all parameters; give any other, such as 1e-3")
+    ratios = [rate / first for rate in rates]
     found: list[Rate] = []
     mean = weight = 0.0
     stream = trainer.data_loader.iter_steps(0)

@@ -1,10 +1,11 @@
 """What callbacks share that evaluate with averaged weights: EMA, SWA and ScheduleFree."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -95,17 +96,51 @@ class AveragedWeights:
         }
         changed = list(unwrap(trainer.model).buffers())  # spectral norm and others change theirs, too
         kept = [t.clone() for t in changed]
-        with self.swapped(trainer), _cumulative(norms):
+        in_order = _InOrder(norms.values(), trainer.world_size) if trainer.options.exact_ranks else None
+        with self.swapped(trainer), _cumulative(norms, momentum=1.0 if in_order else None):
             seed_all(mix(trainer.seed, trainer.step, STATISTICS_KEY, trainer.rank))
-            for inputs in _next_inputs(trainer, steps or trainer.steps_per_epoch, at):
-                with trainer.autocast():
-                    trainer.predict_step(inputs)
-            if trainer.world_size > 1:
+            for i, inputs in enumerate(_next_inputs(trainer, steps or trainer.steps_per_epoch, at)):
+                if in_order:  # each micro-batch alone
+                    torch._foreach_copy_(changed, kept)
+                    seed_all(mix(trainer.seed, trainer.step, STATISTICS_KEY, trainer.rank + i * trainer.world_size))
+                if inputs is not None:
+                    with trainer.autocast():
+                        trainer.predict_step(inputs)
+                if in_order:
+                    in_order.add(inputs is not None)
+            if in_order:
+                in_order.finish()
+            elif trainer.world_size > 1:
                 buffers.average_tensors([t for t in statistics.values() if t.is_floating_point()])
             self.average |= {name: t.clone() for name, t in statistics.items()}
             trainer.parallel.after_evaluation()  # what was gathered of sharded weights is of the averaged ones
-        for t, before in zip(changed, kept, strict=True):
-            t.copy_(before)
+        torch._foreach_copy_(changed, kept)
+
+
+class _InOrder:
+    """The mean of batch norm's statistics over the micro-batches of all ranks, in the order of trainer.exact_ranks."""
+
+    def __init__(self, norms: Collection[_NormBase], world_size: int) -> None:
+        self._tensors, self._counts = buffers.running_statistics([*norms]), buffers.batch_counts([*norms])
+        self._world_size = world_size
+        self._total: Tensor | None = None  # and, as its last element, the number of micro-batches
+
+    def add(self, has_samples: bool) -> None:
+        """The statistics of the next micro-batch of each rank. All ranks must call it."""
+        flat = torch.cat([t.flatten() for t in self._tensors])
+        mine = torch.cat([flat, flat.new_ones(1)]) * has_samples
+        each = [torch.empty_like(mine) for _ in range(self._world_size)] if self._world_size > 1 else [mine]
+        if self._world_size > 1:
+            dist.all_gather(each, mine)
+        for of_rank in each:
+            self._total = of_rank if self._total is None else self._total + of_rank
+
+    def finish(self) -> None:
+        """Put the mean in place."""
+        assert self._total is not None
+        buffers.unpack(self._total[:-1] / self._total[-1], self._tensors)
+        for count in self._counts:
+            count.copy_(self._total[-1])
 
 
 def check_batch_norm(trainer: "BaseTrainer", name: str) -> None:
@@ -124,32 +159,30 @@ def running_norms(trainer: "BaseTrainer") -> dict[str, _NormBase]:
 
 
 def _next_inputs(trainer: "BaseTrainer", steps: int, at: tuple[int, ...]) -> Iterator[Any]:
-    """The inputs of the steps that come next, which follow from the step alone."""
+    """The inputs of the steps that come next, which follow from the step alone; None where no sample was readable."""
     loader = trainer.data_loader
     stream = loader.iter_steps(trainer.step)
     try:
         for i in range(steps * loader.sampler.accumulate):
             heartbeat(f"batch {i + 1} of batch norm's statistics after step {trainer.step}", *at, i)
             batch = next(stream)
-            if batch.size:
-                data = trainer.unpack(batch.data)
-                yield trainer.inputs_of(data)
+            yield trainer.inputs_of(trainer.unpack(batch.data)) if batch.size else None
     finally:
         stream.close()
 
 
 @contextmanager
-def _cumulative(norms: Mapping[str, _NormBase]) -> Iterator[None]:
-    """Within this, running statistics start over, as the mean over all batches, as in swa_utils.update_bn."""
+def _cumulative(norms: Mapping[str, _NormBase], momentum: float | None) -> Iterator[None]:
+    """Within this, running statistics start over: None: as the mean over all batches, as in swa_utils.update_bn."""
     momenta = {module: module.momentum for module in norms.values()}
     for module in momenta:
         module.reset_running_stats()
-        module.momentum = None
+        module.momentum = momentum
     try:
         yield
     finally:
-        for module, momentum in momenta.items():
-            module.momentum = momentum
+        for module, before in momenta.items():
+            module.momentum = before
 
 
 def _tensors(trainer: "BaseTrainer") -> dict[str, Tensor]:

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from logger.console import log
 from utils.errors import UsageError
 from utils.patterns import select
 
 Named = Sequence[tuple[str, nn.Parameter]]
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 FACTOR = "lr_factor"  # of a layer; only until the optimizer is built
 
 
@@ -28,9 +26,10 @@ def split(part: Any, options: Sequence[Mapping[str, Any]], named: Named, model: 
     first group that matches its name.
     """
     names = [name for name, _ in named]
+    shared = _other_names(named, model)
     group_of: dict[str, int] = {}
     for i, group in enumerate(part.groups):
-        found = select(group.match, names, f"{key}.groups.{i}.match")
+        found = [shared.get(name, name) for name in select(group.match, [*names, *shared], f"{key}.groups.{i}.match")]
         own = [name for name in found if name not in group_of]
         if not own:
             raise UsageError(
@@ -80,23 +79,37 @@ def finish(optimizer: Any, part: Any, options: Sequence[Mapping[str, Any]], key:
         log.info(f"{part.type} {group['name'] or 'rest'}: {size:,} parameters{''.join(shown)}")
 
 
+def _other_names(named: Named, model: nn.Module) -> dict[str, str]:
+    """{another name: name} of the weights that several modules share."""
+    name_of = {p: name for name, p in named}
+    every = list(model.named_parameters(remove_duplicate=False))
+    prefix = named[0][0].removesuffix(every[0][0]) if every else ""  # of a submodule
+    others = {prefix + name: name_of[p] for name, p in every}
+    return {other: name for other, name in others.items() if other != name}
+
+
 def _without_decay(named: Named, model: nn.Module) -> set[str]:
     """Biases and scales, which have at most one dimension; all of norms; and what the model itself names (timm)."""
-    norms = {p for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+    norms = {p for m in model.modules() if _is_norm(m) for p in m.parameters(recurse=False)}
     own = getattr(model, "no_weight_decay", None)
     names = set(own()) if callable(own) else set()  # relative to the model, which may be a submodule
     stated = {p for name, p in model.named_parameters() if name in names}
     return {name for name, p in named if p.dim() <= 1 or p in norms or p in stated}
 
 
-def _layers(names: Sequence[str]) -> dict[str, int]:
-    """The number of each parameter's layer, in the order of the model.
+def _is_norm(module: nn.Module) -> bool:
+    """By the names of its classes, so that your own LayerNorm2d counts."""
+    return any(re.search(r"norm(\dd)?$", c.__name__.lower()) for c in type(module).__mro__)
 
-    A layer is what has one name up to its first number (`blocks.0`, `encoder_layer_3`); neighbors without a number
-    (stem, head) are one layer.
+
+def _layers(names: Sequence[str]) -> dict[str, int]:
+    """The number of each parameter's layer, in the order of the model; neighbors without a number (stem, head) are one.
+
+    Where no module has a number, each module with parameters is a layer.
     """
-    found = [re.match(r"(?:.*?\.)??(?:\w+_)?\d+(?=\.)", name) for name in names]
-    prefixes = [match[0] if match else "" for match in found]
+    prefixes = [_layer(name.split(".")[:-1]) for name in names]
+    if not any(prefixes):
+        prefixes = [name.rpartition(".")[0] for name in names]
     numbers: dict[str, int] = {}
     layers: dict[str, int] = {}
     count = 0
@@ -106,3 +119,16 @@ def _layers(names: Sequence[str]) -> dict[str, int]:
             count += 1
         layers[name] = numbers[prefix]
     return layers
+
+
+def _layer(modules: Sequence[str]) -> str:
+    """The layer that these nested modules are in: all up to the first number (`blocks.0`, `encoder_layer_3`), or up to
+    a stage or block with a number in its name (`inception4a`, `layer1.0`)."""
+    for i, module in enumerate(modules):
+        inner = modules[i + 1 :]
+        if re.fullmatch(r"(\w+_)?\d+", module):
+            return ".".join(modules[: i + 1])
+        if re.search(r"\d", module) and inner:
+            is_block = inner[0].isdigit() and len(inner) > 1
+            return ".".join(modules[: i + 1 + is_block])
+    return ""

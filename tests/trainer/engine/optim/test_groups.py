@@ -73,6 +73,12 @@ def test_groups_train_as_by_hand(tiny: Tiny) -> None:
         assert (ours["lr"], ours["weight_decay"]) == (theirs["lr"], theirs["weight_decay"])
 
 
+class MyNorm2d(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 64))
+
+
 class Normed(nn.Module):
     """Norms of all kinds: one has weights of two dimensions."""
 
@@ -80,13 +86,14 @@ class Normed(nn.Module):
         super().__init__()
         self.embed = nn.Parameter(torch.zeros(1, 64))
         self.norm, self.scale = nn.LayerNorm([1, 64]), nn.Parameter(torch.ones(()))
+        self.mine = MyNorm2d()
         self.body = nn.Sequential(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.RMSNorm(16), nn.Linear(16, 10, bias=False))
 
     def no_weight_decay(self) -> set[str]:  # as models of timm have it
         return {"embed"}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body((self.norm((x.flatten(1) + self.embed)[:, None]) * self.scale).flatten(1))
+        return self.body((self.norm((x.flatten(1) * self.mine.weight + self.embed)[:, None]) * self.scale).flatten(1))
 
 
 def test_no_decay_on_biases_and_norms(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +102,22 @@ def test_no_decay_on_biases_and_norms(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     decayed = {name for name, group in named(trainer).items() if group["weight_decay"]}
     assert decayed == {"body.0.weight", "body.3.weight"}
     assert trainer.learning_rates() == {"lr": 0.01}
+
+
+def test_a_shared_weight_has_two_names(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(64, 10), nn.Linear(64, 10)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(x.flatten(1))
+
+    monkeypatch.setattr(model.model, "Shared", Shared, raising=False)
+    trainer = tiny.build("arch=Shared", ADAMW + "groups: [{match: head, lr: 0.1}, {match: embed.bias, lr: 1}]}")
+    rates = {name: group["lr"] for name, group in named(trainer).items()}
+    assert rates == {"embed.weight": 0.1, "head.bias": 0.1, "embed.bias": 1}
 
 
 LAYERS = {
@@ -108,6 +131,15 @@ LAYERS = {
     "torchvision's ViT": (["class_token", "encoder.layers.encoder_layer_0.ln_1.weight",
                            "encoder.layers.encoder_layer_1.ln_1.weight", "encoder.ln.weight", "heads.head.weight"],
                           [0, 1, 2, 3, 3]),
+    "a DenseNet": (["features.conv0.weight", "features.norm0.weight", "features.denseblock1.denselayer1.norm1.weight",
+                    "features.denseblock1.denselayer2.norm1.weight", "features.transition1.norm.weight",
+                    "classifier.weight"], [0, 0, 1, 1, 2, 3]),
+    "a GoogLeNet": (["conv1.conv.weight", "inception3a.branch1.conv.weight", "inception3a.branch2.0.conv.weight",
+                     "inception3a.branch2.1.conv.weight", "fc.weight"], [0, 1, 1, 1, 2]),
+    "blocks of a convolution and its norm": (["layer1.0.weight", "layer1.1.weight", "layer2.0.weight"], [0, 0, 1]),
+    "no numbers": (["conv.weight", "conv.bias", "norm.weight", "head.weight"], [0, 0, 1, 2]),
+    "numbers of single layers": (["net.conv1.weight", "net.conv1.bias", "net.conv2.weight", "net.fc.weight"],
+                                 [0, 0, 1, 2]),
 }  # fmt: skip
 
 
