@@ -41,7 +41,7 @@ LINES = {
     "args:\naccepted keys of callbacks.0: type, args",
     "callbacks: [{type: EMA, args: {decy: 0.9}}]": "x.yaml:12: callbacks.0.args.decy: unknown argument 'decy' (did you",
     "callbacks: [Freeze]": "x.yaml:12: callbacks.0: argument 'freeze' is missing; Freeze accepts freeze, but_not",
-    FREEZE + "head.*}}]": 'x.yaml:12: callbacks.0.args.freeze: got "head.*", expected a list, each entry a string',
+    FREEZE + "head.*}}]": f"x.yaml:12: callbacks: Freeze: freeze: 'head.*' matches no parameter; {HAS}",
     FREEZE + "[feature.*]}}]": "x.yaml:12: callbacks: Freeze: freeze: 'feature.*' matches no parameter (did you mean "
     f"'features'?); {HAS}",
     FREEZE + "['*'], but_not: [fc]}}]": f"x.yaml:12: callbacks: Freeze: but_not: 'fc' matches no parameter; {HAS}",
