@@ -157,6 +157,7 @@ def test_first_commit_holds_everything_however_git_is_configured(run, tmp_path):
     assert not shell("git", "status", "--short", cwd=copy, **git)
 
 
+@pytest.mark.slow
 @GIT
 def test_first_commit_is_by_whom_git_knows(run, tmp_path):
     (tmp_path / "gitconfig").write_text("[user]\n  name = Ada\n  email = ada@example.org\n")
@@ -165,6 +166,7 @@ def test_first_commit_is_by_whom_git_knows(run, tmp_path):
     assert shell("git", "log", "--format=%an <%ae>", cwd=tmp_path / "Mine", **git) == "Ada <ada@example.org>\n"
 
 
+@pytest.mark.slow
 @GIT
 def test_a_commit_that_git_refuses_is_reported(run, tmp_path):
     (tmp_path / "hooks").mkdir()

@@ -816,19 +816,27 @@ def test_the_fixed_part_needs_no_torch(tmp_path: Path) -> None:
     [
         (["-c", "nothing.yaml"], "nothing.yaml: no such file"),
         (["-c", "{config}", "trainer.epohs=3"], "trainer.epohs=3: unknown key 'epohs' (did you mean 'epochs'?)"),
-        (["-c", "{config}", "--lr", "fast"], 'optimizer.args.lr=fast: got "fast", expected a number'),
+        pytest.param(
+            ["-c", "{config}", "--lr", "fast"],
+            'optimizer.args.lr=fast: got "fast", expected a number',
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["-c", "{config}", "arch.type=MnistModl"],
             "unknown name 'MnistModl' (did you mean 'MnistModel'?)",
             marks=pytest.mark.slow,
         ),
         (["-c", "{config}", "trainer.monitor=min val_accurcy"], "did you mean 'val_accuracy'?"),
-        (["-c", "{config}", "name=../elsewhere"], 'name=../elsewhere: got "../elsewhere", expected a folder name'),
+        pytest.param(
+            ["-c", "{config}", "name=../elsewhere"],
+            'name=../elsewhere: got "../elsewhere", expected a folder name',
+            marks=pytest.mark.slow,
+        ),
         (
             ["-c", "{config}", "trainer.epochs"],
             "trainer.epochs: no such file; to set a key of the config, write KEY=VALUE without spaces",
         ),
-        (["{config}"], "to use a config file, write -c FILE"),
+        pytest.param(["{config}"], "to use a config file, write -c FILE", marks=pytest.mark.slow),
         ([], "no config given"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -17,7 +17,7 @@ import data_loader.data_loaders
 import test as test_script
 from data_loader import BaseDataLoader
 from data_loader.engine import base_data_loader, workers
-from tests import slow
+from tests.slow import slow_but
 from tests.trainer.checkpoint.harness import Child, House, config, workers_of
 
 SECONDS = 60.0  # until a run counts as one that never ends, on a busy machine too
@@ -169,7 +169,7 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("fault, stage, count", slow.but(lambda _, stage, n: n == 0 or stage == "first step", CELLS))
+@pytest.mark.parametrize("fault, stage, count", slow_but(lambda _, stage, n: n == 0 or stage == "first step", CELLS))
 def test_each_failure_ends_the_run_and_is_reported(fault: str, stage: str, count: int, tmp_path: Path) -> None:
     where = stage if stage in ("valid", "test") else "train"
     house = House(tmp_path, spec(fault, where, count, first=stage in ("first step", "check")))

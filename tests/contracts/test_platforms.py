@@ -22,8 +22,8 @@ from data_loader import BaseDataLoader
 from data_loader.data_loaders import DigitsDataLoader
 from data_loader.transforms import RandomAffine
 from data_loader.vision import ImageFolderDataLoader, MnistDataLoader
-from tests import slow
 from tests.data_loader.test_vision import small_mnist
+from tests.slow import slow_but
 
 __all__ = ["small_mnist"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -269,7 +269,7 @@ def image_folder(folder: Path, workers: int) -> BaseDataLoader:
     return ImageFolderDataLoader(str(folder), batch_size=4, size=16, num_workers=workers)
 
 
-@pytest.mark.parametrize("make", slow.but(lambda make: make is digits, [digits, mnist, image_folder]))
+@pytest.mark.parametrize("make", slow_but(lambda make: make is digits, [digits, mnist, image_folder]))
 def test_spawned_workers_read_the_same_batches(
     make: Callable[[Path, int], BaseDataLoader], small_mnist: Path, spawn: None
 ) -> None:

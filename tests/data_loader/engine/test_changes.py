@@ -17,7 +17,7 @@ import trainer.callbacks.ema
 from data_loader import BaseDataLoader
 from data_loader.engine.changes import Snapshot
 from data_loader.engine.reachable import reachable
-from tests import slow
+from tests.slow import slow_but
 from tests.tiny import tiny
 
 __all__ = ["tiny"]
@@ -124,7 +124,7 @@ CASES = [*((name, False) for name in CHANGES | OF_THE_LOADER), ("a number", True
 FAST = ("a number", "in a transform", "a tensor, in place", "another data set")
 
 
-@pytest.mark.parametrize("name, wrapped", slow.but(lambda name, _: name in FAST, CASES))
+@pytest.mark.parametrize("name, wrapped", slow_but(lambda name, _: name in FAST, CASES))
 def test_the_next_step_is_read_with_it(name: str, wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for workers in (0, 2):

@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, Tenso
 from data_loader import BaseDataLoader
 from data_loader.engine.images.in_memory import ImageTensors
 from data_loader.transforms import RandomAffine
-from tests import slow
+from tests.slow import slow_but
 from utils.errors import SampleError, UsageError
 
 N, BATCH, STEPS = 24, 5, 5
@@ -170,7 +170,7 @@ def same(a: Any, b: Any) -> bool:
 FAST = ("random_split", "ConcatDataset of Subsets", "Hugging Face", "batches", "own numpy", "of its class", "a closure")
 
 
-@pytest.mark.parametrize("name", slow.but(FAST.__contains__, DATA))
+@pytest.mark.parametrize("name", slow_but(FAST.__contains__, DATA))
 def test_the_same_with_workers_and_after_a_resume(name: str) -> None:
     def loader(workers: int) -> BaseDataLoader:
         np.random.seed(workers + 7), random.seed(workers), torch.manual_seed(workers)  # as a new process would differ

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.slow import slow_but
 from tests.trainer.checkpoint.harness import STEPS, Drawing, House, at_step, config, die, same_end, unequal
 from trainer.checkpoint import files as checkpoint
 from trainer.checkpoint import state
@@ -137,7 +138,7 @@ def rate(house: House) -> float:
 SCHEDULES = [None, SCHEDULE, {"type": "WarmupCosineLR"}, {"type": "StepLR", "args": {"step_size": 1}}]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("schedule", slow_but(lambda schedule: schedule in SCHEDULES[:2], SCHEDULES), ids=str)
 def test_lr_takes_effect(schedule: Any, tmp_path: Path) -> None:
     """As if it had been that from the start, wherever its schedule stands."""
     spec = config(lr_scheduler=schedule, trainer__epochs=4)
@@ -197,7 +198,10 @@ def test_kind_of_kernel() -> None:
     assert {key: value.device for key, value in optimizer.state[p].items()} == dict.fromkeys(optimizer.state[p], gpu)
 
 
-@pytest.mark.parametrize("schedule", ["CosineAnnealingLR", "WarmupCosineLR", "OneCycleLR", "LinearLR"])
+BY_LENGTH = ["CosineAnnealingLR", "WarmupCosineLR", "OneCycleLR", "LinearLR"]
+
+
+@pytest.mark.parametrize("schedule", slow_but("OneCycleLR".__eq__, BY_LENGTH))
 def test_more_epochs(schedule: str, tmp_path: Path) -> None:
     """A schedule over the whole run goes on as over the longer run, not at the zero where it had ended."""
     args = {"OneCycleLR": {"max_lr": 0.01}, "LinearLR": {"total_iters": 60}}.get(schedule, {})

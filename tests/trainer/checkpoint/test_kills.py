@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests import slow
+from tests.slow import slow_but
 from tests.trainer.checkpoint.harness import (
     STEPS,
     House,
@@ -92,7 +92,7 @@ MOMENTS = itertools.product([0, 2], ["mid-epoch", "epoch end", "validation", "sa
 
 @pytest.mark.parametrize(
     "workers, at, method",
-    slow.but(lambda workers, at, method: at == "mid-epoch" if workers == 0 else method == "plain", MOMENTS),
+    slow_but(lambda workers, at, method: at == "mid-epoch" if workers == 0 else method == "plain", MOMENTS),
 )
 def test_killed_and_resumed(
     workers: int, at: str, method: str, tmp_path: Path, undisturbed: Callable[[str], House]

@@ -39,7 +39,7 @@ def unreadable(*indices: int) -> Callable[[], None]:
     return patch
 
 
-@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("at_once", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_same_for_any_number_of_workers(at_once: bool, tmp_path: Path) -> None:
     """Also in a data set that draws from torch, NumPy and Python for each sample."""
     houses = [House(tmp_path / str(n), drawing(data_loader__args__at_once=at_once)) for n in (0, 1, 2, 4)]

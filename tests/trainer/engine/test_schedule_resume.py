@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.slow import slow_but
 from tests.tiny import tiny
 from utils.errors import UsageError
 
@@ -35,7 +36,10 @@ def of(schedule: str) -> list[str]:
     return [*BASE, f"lr_scheduler={schedule}", "trainer.monitor=min val_loss"]
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+FAST = SCHEDULES[::4]
+
+
+@pytest.mark.parametrize("schedule", slow_but(FAST.__contains__, SCHEDULES))
 def test_a_resume_continues_the_curve(tiny, schedule):
     whole = tiny.train(*of(schedule), "trainer.epochs=6", "trainer.save_steps=7", "trainer.keep_last=20")
     expected = rates(tiny, "run")
@@ -44,7 +48,7 @@ def test_a_resume_continues_the_curve(tiny, schedule):
     assert all(map(torch.equal, whole.model.parameters(), resumed.model.parameters()))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES[:-1])
+@pytest.mark.parametrize("schedule", slow_but(FAST.__contains__, SCHEDULES[:-1]))
 def test_more_epochs_continue_on_the_curve_of_the_new_length(tiny, schedule):
     tiny.train(*of(schedule), "trainer.epochs=8", run="whole")
     tiny.train(*of(schedule), "trainer.epochs=4")

@@ -72,7 +72,7 @@ def test_that_some_micro_batches_have_no_label(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("function", [trained, trained_as_on_gpus])
+@pytest.mark.parametrize("function", [trained, pytest.param(trained_as_on_gpus, marks=pytest.mark.slow)])
 def test_two_ranks_agree_with_a_plain_loop(tiny: Tiny, loss: str, accumulate: int, function: Any) -> None:
     more = [*options(loss), f"trainer.accumulate={accumulate}", "trainer.tensorboard=false", "trainer.verbosity=0"]
     found = on_ranks(2, function, more)

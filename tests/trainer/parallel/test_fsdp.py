@@ -381,10 +381,11 @@ def bad_disk(trainer):
     ("disk", "reason"),
     [
         (full_disk, "rank 1: No space left on device"),
-        (
+        pytest.param(
             bad_disk,
             "reading it back gave something else than what was written: "
             ".tmp-checkpoint-step4.shards/__1_0.distcp is damaged",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -14,7 +14,8 @@ from utils.signals import TIME_UP
 
 # Without batch norm, whose statistics are those of each micro-batch
 MLP = ["arch={type: MLP, args: {in_features: 64, hidden: [16]}}"]
-BOTH = pytest.mark.parametrize("function", [trained, trained_as_on_gpus])
+AS_ON_GPUS = pytest.param(trained_as_on_gpus, marks=pytest.mark.slow)
+BOTH = pytest.mark.parametrize("function", [trained, AS_ON_GPUS])
 
 
 def same(a, b, atol) -> bool:
@@ -45,7 +46,7 @@ def one_rank():
 
 
 @pytest.mark.parametrize("world, accumulate", [(2, 1), (4, 1), (2, 3)])
-@BOTH
+@pytest.mark.parametrize("function", [trained, trained_as_on_gpus])
 def test_weights_and_values(one_rank, world, accumulate, function):
     """50 samples a step or 49, unequal on the ranks; so are the 97 of the validation."""
     keys = [*MLP, "trainer.valid_steps=3", f"trainer.accumulate={accumulate}"]
@@ -218,7 +219,13 @@ def signal_rank_1(trainer):
     trainer.train_step = train_step
 
 
-@pytest.mark.parametrize("change", [[], ["trainer.clip_grad_norm=0.5", "optimizer={type: AdamW, args: {lr: 0.01}}"]])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param([], marks=pytest.mark.slow),
+        ["trainer.clip_grad_norm=0.5", "optimizer={type: AdamW, args: {lr: 0.01}}"],
+    ],
+)
 def test_exact_ranks(change):
     """The same bits on 1, 2 and 4 ranks, with batch norm, dropout and augmentation."""
     exact = ["trainer.exact_ranks=true", "trainer.accumulate=4", "arch.args.dropout=0.3"]

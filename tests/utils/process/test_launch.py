@@ -155,6 +155,7 @@ def running(pid):
     return False
 
 
+@pytest.mark.slow
 def test_srun_joins(tmp_path):
     """Two processes as srun would start them: nothing but its variables."""
     task = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "127.0.0.1"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import train
-from tests import slow
+from tests.slow import slow_but
 from tests.tiny import Tiny, tiny
 from tests.trainer.parallel.ranks import BASE, on_ranks, trained
 from utils import config as configs
@@ -78,7 +78,7 @@ def seen_on_rank(keys: list[str]) -> Any:
 
 
 @pytest.mark.parametrize(
-    "ranks, keys", slow.but(lambda _, keys: not keys, [(2, []), (2, ["data_loader.args.num_workers=1"]), (4, ["few"])])
+    "ranks, keys", slow_but(lambda _, keys: not keys, [(2, []), (2, ["data_loader.args.num_workers=1"]), (4, ["few"])])
 )
 def test_over_ranks_each_sample_is_seen_once(ranks: int, keys: list[str]) -> None:
     """Of 97 samples in batches of 49 and 48, and of 3 on four ranks."""

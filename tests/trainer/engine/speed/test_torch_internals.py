@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import _use_grad_for_differentiable, register_optimizer_step_post_hook
 
-from tests import slow
+from tests.slow import slow_but
 from trainer.engine.speed import torch_internals
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
-@pytest.mark.parametrize("optimizer", slow.but("AdamW".__eq__, ["AdamW", "SGD", "RMSprop"]))
+@pytest.mark.parametrize("optimizer", slow_but("AdamW".__eq__, ["AdamW", "SGD", "RMSprop"]))
 def test_a_run_never_imports_dynamo(tmp_path: Path, optimizer: str) -> None:
     command = ["-c", "config/digits.yaml", f"trainer.save_dir={tmp_path}", "trainer.max_steps=3", "trainer.verbosity=0"]
     command += [f"optimizer.type={optimizer}", "optimizer.args={lr: 0.01}"]
