@@ -4,7 +4,9 @@ import math
 import os
 import pickle
 import pickletools
+import sys
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +24,7 @@ from utils.tensors import load_weights
 
 SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
+VALUES = ("argparse", "collections", "datetime", "decimal", "enum", "pathlib")
 NO_NOTHING = ("torch.nn.modules.", "torch.distributed.")  # a whole model, and tensors
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # since Python 2, whose names pickle writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
@@ -221,7 +224,7 @@ def _read(path: Path) -> Any:
     try:
         if is_zip:
             verify(path)
-        stand_ins: list[Any] = [(_Nothing, name) for name in _globals(path) if not name.startswith(NO_NOTHING)]
+        stand_ins: list[Any] = [(_Nothing, name) for name in _globals(path) if _is_harmless(name)]
         with open(path, "rb") as file, torch.serialization.safe_globals(stand_ins):  # a path may end in .safetensors
             return torch.load(file, map_location="cpu", weights_only=True)
     except UsageError:
@@ -237,6 +240,13 @@ def _read(path: Path) -> Any:
 
 def _not_weights(path: Path, kind: str) -> UsageError:
     return UsageError(f"{path} is not a torch.save file: {kind}. Give a checkpoint, or a state_dict saved by {SAVE}")
+
+
+def _is_harmless(name: str) -> bool:
+    """A file that names more of Python's library than values is refused, though a stand-in would run none of it."""
+    module = name.partition(".")[0]
+    of_python = module in sys.stdlib_module_names or module in IMPORT_MAPPING  # by its name in Python 2
+    return not name.startswith(NO_NOTHING) and (module in VALUES or not of_python)
 
 
 def _globals(path: Path) -> set[str]:
