@@ -174,7 +174,7 @@ class ImageTableDataLoader(_ImageFilesDataLoader):
         if predict is None:
             found = tables.read(columns, training, (facts or {}).get("class_names"))
         else:
-            self.unlabeled = unlabeled_files(predict, readable(), image, columns.folder, suffix)
+            self.unlabeled = unlabeled_files(predict, readable(), image, columns.folder, suffix, encoding)
             found = Rows(without_target(self.unlabeled), None, {}, facts or {})
         self.facts = found.facts
         super().__init__(found.samples, found.valid, found.columns, data_dir, batch_size, training, **kwargs)

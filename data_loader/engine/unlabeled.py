@@ -33,6 +33,7 @@ def unlabeled_files(
     column: str | None = None,
     folder: Path | None = None,
     suffix: str = "",
+    encoding: str = "utf-8",
 ) -> Unlabeled:
     """The files of `data`: files, folders (all files in them with one of the suffixes, sorted), or one table of names.
 
@@ -50,7 +51,7 @@ def unlabeled_files(
     if lists and len(data) > 1:
         raise DataError(f"{lists[0]} is a table, and {len(data) - 1} more are given; give one table, or only files")
     if lists:
-        return _listed(Path(lists[0]), column, folder, suffix)
+        return _listed(Path(lists[0]), column, folder, suffix, encoding)
     names, paths = list[str](), list[str]()
     for path in data:
         if os.path.isdir(path):
@@ -80,8 +81,8 @@ def row_names(
     return range(1, n + 1) if numbers is None else numbers
 
 
-def _listed(path: Path, column: str | None, folder: Path | None, suffix: str) -> Unlabeled:
-    table = read_table(path)
+def _listed(path: Path, column: str | None, folder: Path | None, suffix: str, encoding: str) -> Unlabeled:
+    table = read_table(path, encoding)
     if column is None or (folder is None and column not in table.columns):
         by_lower = {name.lower(): name for name in table.columns}
         column = next((by_lower[name] for name in FILE_COLUMNS if name in by_lower), next(iter(table.columns)))

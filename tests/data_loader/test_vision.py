@@ -426,3 +426,7 @@ def test_tables_of_windows_and_of_macos(flowers: Path) -> None:
     Image.new("RGB", (4, 4)).save(flowers / "한.jpg")
     korean = ImageTableDataLoader(str(flowers), label="label", encoding="cp949", batch_size=1)
     assert korean.facts["class_names"] == ["고양이"]
+    table = [str(flowers / "train.csv")]  # predict.py reads it alike
+    predicting = ImageTableDataLoader(str(flowers), label="label", encoding="cp949", facts=korean.facts, predict=table)
+    assert predicting.unlabeled is not None
+    assert predicting.unlabeled.names == ["한.jpg"]

@@ -26,7 +26,6 @@ SAVE = "torch.save(model.state_dict(), 'weights.pth')"
 SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 VALUES = ("argparse", "collections", "datetime", "decimal", "enum", "pathlib")
 NO_NOTHING = ("torch.nn.modules.", "torch.distributed.")  # a whole model, and tensors
-RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # since Python 2, whose names pickle writes
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
 
 
@@ -245,8 +244,7 @@ def _not_weights(path: Path, kind: str) -> UsageError:
 def _is_harmless(name: str) -> bool:
     """A file that names more of Python's library than values is refused, though a stand-in would run none of it."""
     module = name.partition(".")[0]
-    of_python = module in sys.stdlib_module_names or module in IMPORT_MAPPING  # by its name in Python 2
-    return not name.startswith(NO_NOTHING) and (module in VALUES or not of_python)
+    return not name.startswith(NO_NOTHING) and (module in VALUES or module not in sys.stdlib_module_names)
 
 
 def _globals(path: Path) -> set[str]:
@@ -266,7 +264,7 @@ def _globals_in(file: IO[bytes]) -> Iterator[str]:
     for code, argument, _ in pickletools.genops(file):
         if code.name == "GLOBAL":
             module, _, name = str(argument).partition(" ")
-            yield f"{RENAMED.get(module, module)}.{name}"
+            yield f"{IMPORT_MAPPING.get(module, module)}.{name}"  # pickle writes the names of Python 2
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
